@@ -1,0 +1,1 @@
+"""Kezuri shaves neural networks down: prune, prove, export, measure."""

@@ -1,0 +1,1 @@
+"""What a run leaves on disk: folders, hashes, weights, measurements. Never imports torch."""
