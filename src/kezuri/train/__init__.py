@@ -1,0 +1,26 @@
+"""Training and evaluating a model: one loop with hooks that can be stopped and resumed."""
+
+from kezuri.train.evaluate import Evaluation, evaluate
+from kezuri.train.fit import Fitted, fit
+from kezuri.train.hooks import Hook
+from kezuri.train.lr_schedules import LrSchedule, lr_schedules
+from kezuri.train.optimizers import Optimizer, optimizers
+from kezuri.train.progress import NullProgress, Progress
+from kezuri.train.state import EpochRecord
+from kezuri.train.training import Training
+
+__all__ = [
+    "EpochRecord",
+    "Evaluation",
+    "Fitted",
+    "Hook",
+    "LrSchedule",
+    "NullProgress",
+    "Optimizer",
+    "Progress",
+    "Training",
+    "evaluate",
+    "fit",
+    "lr_schedules",
+    "optimizers",
+]
