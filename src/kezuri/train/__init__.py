@@ -1,5 +1,8 @@
 """Training and evaluating a model: one loop with hooks that can be stopped and resumed."""
 
+from kezuri.train.batchnorm import reestimate_batchnorm_
+from kezuri.train.device import choose_device
+from kezuri.train.estimate import estimate_step_seconds
 from kezuri.train.evaluate import Evaluation, evaluate
 from kezuri.train.fit import Fitted, fit
 from kezuri.train.hooks import Hook
@@ -19,8 +22,11 @@ __all__ = [
     "Optimizer",
     "Progress",
     "Training",
+    "choose_device",
+    "estimate_step_seconds",
     "evaluate",
     "fit",
     "lr_schedules",
     "optimizers",
+    "reestimate_batchnorm_",
 ]

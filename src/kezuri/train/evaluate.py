@@ -1,20 +1,15 @@
 """How good a model is on a part of a data set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kezuri.core.errors import DataError
+from kezuri.data.parts import Part
 from kezuri.train.device import Device, choose_device, out_of_memory
 from kezuri.train.lending import lent
-
-if TYPE_CHECKING:
-    from kezuri.data import Part
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kezuri.core.errors import DataError, Interrupted, KezuriWarning, UsageError
 from kezuri.core.seeds import derive
+from kezuri.data.parts import batch_count
 from kezuri.train.checkpoint import Cadence, Checkpoints
 from kezuri.train.device import Device, choose_device, out_of_memory
 from kezuri.train.evaluate import evaluate, evaluate_in_place
 from kezuri.train.hooks import Hook
 from kezuri.train.interruption import held_back
 from kezuri.train.lending import lent, only_trained, random_state_kept, to_train
-from kezuri.train.loop import Loop, Tally, steps_per_epoch
+from kezuri.train.loop import Loop, Tally
 from kezuri.train.progress import NullProgress, Progress
 from kezuri.train.state import (
     EpochRecord,
@@ -95,7 +96,7 @@ def fit(
         DataError: too few images for one step, or none to validate on.
     """
     where = choose_device(device)
-    epoch_steps = steps_per_epoch(data.train, training.batch_size)
+    epoch_steps = batch_count(len(data.train), training.batch_size, training=True)
     if epoch_steps == 0:
         raise DataError(f"{len(data.train)} training images are too few to train on")
     if training.epochs == 0:

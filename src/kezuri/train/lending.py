@@ -33,10 +33,11 @@ def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
 def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
     for parameter in model.parameters():
         if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+            # not `contiguous`: with one channel it keeps strides that make the backward pass pick a slow path
+            parameter.data = parameter.data.to(memory_format=layout)
 
 
-def to_train(model: nn.Module, parameters: Iterable[Parameter] | None) -> list[Parameter]:
+def to_train(model: nn.Module, parameters: Iterable[Parameter] | None = None) -> list[Parameter]:
     """The parameters to train, in the model's order: those given, or all that require a gradient.
 
     Raises:

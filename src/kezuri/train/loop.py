@@ -1,11 +1,9 @@
 """One training step after another: forward, loss, backward, weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +11,11 @@ from torch.nn import Parameter
 
 from kezuri.core.errors import TrainingDiverged
 from kezuri.core.seeds import derive
+from kezuri.data.parts import Batch
 from kezuri.train.device import choose_dtype
 from kezuri.train.hooks import Hook
 from kezuri.train.losses import count_correct, cross_entropy
 from kezuri.train.training import Training
-
-if TYPE_CHECKING:
-    from kezuri.data import Batch, Part
 
 
 @dataclass
@@ -30,7 +26,7 @@ class Tally:
     correct: int = 0
     seen: int = 0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Self) -> None:
         self.loss += other.loss
         self.correct += other.correct
         self.seen += other.seen
@@ -42,12 +38,6 @@ class Tally:
     @property
     def accuracy(self) -> float:
         return self.correct / self.seen if self.seen else math.nan
-
-
-def steps_per_epoch(part: Part, batch_size: int) -> int:
-    """How many batches a part gives in training, where a last batch of one image is dropped."""
-    full, rest = divmod(len(part), batch_size)
-    return full + (rest > 1)
 
 
 class Loop:
@@ -91,7 +81,7 @@ class Loop:
         Raises:
             TrainingDiverged: the loss is not finite; the weights are as they were before the step.
         """
-        torch.manual_seed(derive(self.seed, "step", step))
+        _seed(derive(self.seed, "step", step), self.device)
         for hook in self.hooks:
             hook.before_forward(self.model, step)
         logits, loss, total = self._forward(batch)
@@ -108,7 +98,7 @@ class Loop:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         images = batch.images
         if images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = images.to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
         loss = cross_entropy(logits, batch.targets, label_smoothing=self.training.label_smoothing)
@@ -141,6 +131,16 @@ class Loop:
             + (f", first {first}" if first else "")
             + "; try a lower lr or a longer warmup"
         )
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    # torch.manual_seed would also write down a stack trace for each kind of device that is not there
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def _is_finite(tensor: Tensor | None) -> bool:

@@ -1,7 +1,5 @@
 """All that a training has to remember to go on as if it had never stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

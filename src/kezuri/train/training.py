@@ -1,18 +1,14 @@
 """How to train: the settings of one fit."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from kezuri.core.errors import UsageError
+from kezuri.data.augment import Augment
 from kezuri.train.device import Precision
 from kezuri.train.lr_schedules import Cosine, LrSchedule
 from kezuri.train.optimizers import SGD, Optimizer
-
-if TYPE_CHECKING:
-    from kezuri.data.augment import Augment
 
 
 @dataclass(frozen=True)
