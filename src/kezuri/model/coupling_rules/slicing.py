@@ -1,0 +1,134 @@
+"""Operations that put tensors together, take them apart, or take a part."""
+
+import numpy as np
+
+from kezuri.model.channels import Axes, Call, Channels
+from kezuri.model.coupling_rule import rule
+from kezuri.model.coupling_rules.layers import PIXELS
+from kezuri.model.union_find import Ids
+
+
+@rule("cat")
+def concatenation(channels: Channels, call: Call) -> Axes:
+    """Positions one after the other; the other dimensions are joined."""
+    parts = [call.axes_of(tensor) for tensor in call.arguments["tensors"]]
+    parts = [part for part in parts if part != [] and len(part) == len(call.shape)]
+    along = call.arguments["dim"] % len(call.shape)
+    result: Axes = list(parts[0])
+    for dim in range(len(result)):
+        if dim == along:
+            result[dim] = np.concatenate([part[dim] for part in parts])
+            continue
+        for part in parts[1:]:
+            channels.join(result[dim], part[dim])
+    return result
+
+
+@rule("stack")
+def stack(channels: Channels, call: Call) -> Axes:
+    """A new dimension; all others are joined."""
+    parts = [call.axes_of(tensor) for tensor in call.arguments["tensors"]]
+    for part in parts[1:]:
+        for ids, own in zip(parts[0], part, strict=True):
+            channels.join(ids, own)
+    result = list(parts[0])
+    along = call.arguments["dim"] % len(call.shape)
+    result.insert(along, channels.fixed(len(parts), "stacked tensors"))
+    return result
+
+
+@rule("chunk")
+def chunk(channels: Channels, call: Call) -> list[Axes]:
+    """The sizes follow the tensor, so equal chunks stay equal when each loses the same position."""
+    return _pieces(channels, call, "chunks of unequal size")
+
+
+@rule("split", "split_with_sizes")
+def split(channels: Channels, call: Call) -> list[Axes]:
+    """As `chunk`, with sizes written out."""
+    x = call.axes("self")
+    channels.suspect(x[call.arguments["dim"]], "literal size in split")
+    return _pieces(channels, call, "literal size in split")
+
+
+@rule("getitem")
+def getitem(channels: Channels, call: Call) -> Axes:
+    """One of several tensors."""
+    several = channels.axes[call.node.args[0]]  # type: ignore[index]
+    return several[call.node.args[1]]  # type: ignore[index, return-value]
+
+
+@rule("unbind")
+def unbind(channels: Channels, call: Call) -> list[Axes]:
+    """Pins the dimension taken apart."""
+    x = call.axes("self")
+    dim = call.arguments["dim"] % len(x)
+    channels.pin(x[dim], "channels are taken apart one by one")
+    return [[*x[:dim], *x[dim + 1 :]] for _ in x[dim]]
+
+
+@rule("select")
+def select(channels: Channels, call: Call) -> Axes:
+    """Pins the dimension picked from."""
+    x = call.axes("self")
+    dim = call.arguments["dim"] % len(x)
+    channels.pin(x[dim], "a channel is picked by its number")
+    return [*x[:dim], *x[dim + 1 :]]
+
+
+@rule("slice")
+def part(channels: Channels, call: Call) -> Axes:
+    """A slice of whole equal pieces (a half, a third) may have been computed from the size: a trial tells."""
+    x = call.axes("self")
+    dim, step = call.arguments["dim"] % len(x), call.arguments["step"]
+    whole = x[dim]
+    x[dim] = whole[slice(call.arguments["start"], call.arguments["end"], step)]
+    size = len(x[dim])
+    if size == len(whole):
+        return x
+    first = call.arguments["start"] or 0
+    if step == 1 and size and len(whole) % size == 0 and first % size == 0:
+        _alike(channels, list(whole.reshape(-1, size)))
+        channels.suspect(whole, "literal size in slice")
+    else:
+        channels.pin(whole, "literal size in slice")
+    return x
+
+
+@rule("pad")
+def padding(channels: Channels, call: Call) -> Axes:
+    """Zeros beside channels (ResNet's option A) are literal; the channels between them may go."""
+    x, amounts = call.axes("self"), call.arguments["pad"]
+    reason = "zero-padded shortcut: literal sizes"
+    for at in range(len(amounts) // 2):
+        dim, before, after = len(x) - 1 - at, amounts[2 * at], amounts[2 * at + 1]
+        if before == after == 0:
+            continue
+        if (x[dim] < 0).all():
+            x[dim] = channels.fixed(call.shape[dim], PIXELS)
+            continue
+        if min(before, after) < 0 or call.arguments["mode"] != "constant":
+            channels.pin(x[dim], reason)
+            x[dim] = channels.fixed(call.shape[dim], reason)
+            continue
+        channels.suspect(x[dim], reason)
+        zeros = channels.fixed(before, reason), channels.fixed(after, reason)
+        x[dim] = np.concatenate([zeros[0], x[dim], zeros[1]])
+    return x
+
+
+def _pieces(channels: Channels, call: Call, unequal: str) -> list[Axes]:
+    x = call.axes("self")
+    dim = call.arguments["dim"] % len(x)
+    sizes = [shape[dim] for shape in call.shapes]
+    pieces = np.split(x[dim], np.cumsum(sizes)[:-1])
+    if len(set(sizes)) == 1:
+        _alike(channels, pieces)
+    else:
+        channels.pin(x[dim], unequal)
+    return [[*x[:dim], piece, *x[dim + 1 :]] for piece in pieces]
+
+
+def _alike(channels: Channels, pieces: list[Ids]) -> None:
+    for piece in pieces[1:]:
+        channels.join(pieces[0], piece)

@@ -1,0 +1,134 @@
+"""A model as a graph of ATen operations, and the walk that relates its channel positions."""
+
+import copy
+import traceback
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from kezuri.core.errors import ModelError
+from kezuri.model import coupling_rules  # noqa: F401  registers the rules
+from kezuri.model.channels import SINGLE, Axes, Call, Channels
+from kezuri.model.coupling_rule import rules, unknown
+from kezuri.model.coupling_rules.layers import ATTENTION
+from kezuri.model.shrink import FOLLOWED
+from kezuri.model.sites import tensors_of
+
+
+def example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs on the model's device; a batch of one is repeated, as size 1 hides what is a batch."""
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    moved = tuple(tensor.detach().to(device) for tensor in inputs)
+    if all(tensor.dim() > 0 and len(tensor) == 1 for tensor in moved):
+        return tuple(tensor.repeat(2, *[1] * (tensor.dim() - 1)) for tensor in moved)
+    return moved
+
+
+def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Channels:
+    """The channel positions of every tensor of the model, joined and pinned.
+
+    Works on a copy in eval mode; the model is left alone.
+
+    Raises:
+        ModelError: torch.export cannot follow the model; the line it stopped at is named.
+    """
+    twin = copy.deepcopy(model).eval()
+    program = _export(twin, inputs)
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    weights = _Weights(twin)
+    channels = Channels()
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in names:
+            weights.place(channels, node, names[node.name])
+        elif node.op == "placeholder":
+            reason = "input" if node.name in signature.user_inputs else "constant tensor"
+            shape = getattr(node.meta.get("val"), "shape", ())
+            channels.axes[node] = [channels.fixed(size, reason) for size in shape]
+        elif node.op == "output":
+            for axes in Call(node, channels).inputs():
+                _pin(channels, axes, "graph output")
+        elif node.op == "call_function":
+            call = Call(node, channels)
+            follow = rules.get(call.name, unknown) if call.ordinary else unknown
+            channels.axes[node] = follow(channels, call)
+    return channels
+
+
+class _Weights:
+    """Parameters and buffers of a model; those that share their storage share their positions."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.tensors = tensors_of(model, aliases=True)
+        self.names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+        self.stored: dict[object, Axes] = {}
+
+    def place(self, channels: Channels, node: fx.Node, alias: str) -> None:
+        tensor = self.tensors[alias]
+        name = self.names[id(tensor)]
+        where = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.data_ptr() else id(tensor)
+        if where not in self.stored:
+            self.stored[where] = [channels.fresh(size) for size in tensor.shape]
+        axes = self.stored[where]
+        channels.axes[node] = channels.tensors[name] = axes
+        channels.parameters[node] = name
+        self._doubt(channels, axes, name)
+
+    def _doubt(self, channels: Channels, axes: Axes, name: str) -> None:
+        for ids in axes:
+            if len(ids) == 1:
+                channels.pin(ids, SINGLE)
+        owner = self.model.get_submodule(name.rpartition(".")[0])
+        if isinstance(owner, nn.MultiheadAttention):
+            _pin(channels, axes, ATTENTION)
+        elif not isinstance(owner, FOLLOWED):
+            for ids in axes:
+                channels.suspect(ids, f"{type(owner).__name__} may hold literal sizes")
+
+
+def _pin(channels: Channels, axes: Axes, reason: str) -> None:
+    for ids in axes:
+        channels.pin(ids, reason)
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        return torch.export.export(model, inputs, strict=False)
+    except Exception as error:
+        raise _refusal(model, inputs, error) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _refusal(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> ModelError:
+    where = _users_line(error)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    except Exception as plain:
+        return ModelError(
+            f"the model does not accept an input of shape {shapes}{_users_line(plain)}: {_first_line(plain)}"
+        )
+    return ModelError(
+        f"torch.export cannot follow the model{where}: {_first_line(error)}. Rewrite that line so that no "
+        "Python decision or size depends on the values of a tensor (torch.where instead of `if`, a fixed "
+        "size instead of a count), or move it out of `forward`"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+def _users_line(error: Exception) -> str:
+    """The deepest line outside torch and this package."""
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own)]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else ""

@@ -1,0 +1,230 @@
+"""Cutting: rebuilding layers smaller, in the user's own model, with the optimizer's state following."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from kezuri.core.errors import ShapeError, UsageError
+from kezuri.model.families import Coupling, Couplings
+from kezuri.model.sites import tensors_of
+
+FOLLOWED = (nn.Linear, _ConvNd, _NormBase, nn.PReLU, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Modules whose own size attributes follow a cut."""
+
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Which positions of which parameters are left, counted in the dense model.
+
+    `Structure()` is the dense model itself.
+
+    Attributes:
+        kept: parameter or buffer name → dimension → the positions kept, in order.
+    """
+
+    kept: Kept = field(default_factory=dict)
+
+    def then(self, later: "Structure") -> "Structure":
+        """This cut followed by a cut of its result, as one cut of the dense model."""
+        kept = {name: dict(dims) for name, dims in self.kept.items()}
+        for name, dims in later.kept.items():
+            mine = kept.setdefault(name, {})
+            for dim, positions in dims.items():
+                before = mine.get(dim)
+                mine[dim] = positions if before is None else tuple(before[at] for at in positions)
+        return Structure(kept)
+
+    def to_json(self) -> dict[str, dict[str, list[int]]]:
+        return {
+            name: {str(dim): list(positions) for dim, positions in dims.items()}
+            for name, dims in self.kept.items()
+        }
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Structure":
+        """The structure in plain data.
+
+        Raises:
+            ValueError: it is not a mapping of names to dimensions to rising positions.
+        """
+        if not isinstance(content, dict):
+            raise ValueError(f"kept must be an object, got {type(content).__name__}")
+        return cls({str(name): _dims(name, dims) for name, dims in content.items()})
+
+
+def structure_of(couplings: Couplings, kept: Mapping[str, Tensor]) -> Structure:
+    """The structure that removes the units that `kept` marks False.
+
+    Args:
+        couplings: of the model to cut.
+        kept: by coupling name, (width,) bool, True = kept; couplings not named stay whole.
+
+    Raises:
+        UsageError: a coupling is unknown or blocked, a mask has the wrong shape or keeps nothing.
+    """
+    gone: dict[str, dict[int, list[Tensor]]] = {}
+    for coupling, removed in _removals(couplings, kept):
+        for member in coupling.members:
+            positions = torch.from_numpy(member.positions)[removed].flatten()
+            gone.setdefault(member.parameter, {}).setdefault(member.dim, []).append(positions)
+    return Structure(
+        {
+            name: {dim: _rest(couplings.shapes[name][dim], parts) for dim, parts in sorted(dims.items())}
+            for name, dims in gone.items()
+        }
+    )
+
+
+@torch.no_grad()
+def mask_channels_(model: nn.Module, couplings: Couplings, kept: Mapping[str, Tensor]) -> None:
+    """Zeroes everything that belongs to the units that `kept` marks False, so that nothing reads them.
+
+    The masked model computes what the cut one will. Running variances are left: a channel of zeros has none.
+
+    Raises:
+        UsageError: as `structure_of`.
+    """
+    tensors = tensors_of(model)
+    for coupling, removed in _removals(couplings, kept):
+        for member in coupling.members:
+            if member.parameter.rpartition(".")[2] == "running_var":
+                continue
+            tensor = tensors[member.parameter]
+            positions = torch.from_numpy(member.positions)[removed].flatten()
+            tensor.index_fill_(member.dim, positions.to(tensor.device), 0)
+
+
+@torch.no_grad()
+def shrink_(model: nn.Module, structure: Structure, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Cuts a model in place: parameters, buffers, module sizes and the optimizer's state.
+
+    Parameters stay the same objects, so an optimizer goes on with them; their gradients are dropped.
+
+    Raises:
+        ShapeError: the structure does not fit the model; nothing was changed.
+    """
+    tensors = tensors_of(model)
+    _check_fits(tensors, structure)
+    done: dict[object, Tensor] = {}
+    for name, dims in structure.kept.items():
+        tensor = tensors[name]
+        old = tensor.shape
+        key = (tensor.data_ptr() or id(tensor), old, tensor.stride(), tuple(dims.items()))
+        if key not in done:
+            done[key] = _selected(tensor, dims)
+        _put_(tensor, done[key])
+        if optimizer is not None and isinstance(tensor, nn.Parameter):
+            _follow_optimizer(optimizer.state.get(tensor, {}), dims, old)
+    changed = {id(tensors[name]) for name in structure.kept}
+    for module in model.modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if any(id(tensor) in changed for tensor in own):
+            _follow_module(module)
+
+
+def _removals(couplings: Couplings, kept: Mapping[str, Tensor]) -> list[tuple[Coupling, Tensor]]:
+    removals = []
+    for name, mask in kept.items():
+        coupling = couplings.named(name)
+        if mask.dtype != torch.bool or tuple(mask.shape) != (coupling.width,):
+            got = f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise UsageError(f"kept[{name!r}] must be a bool tensor of shape ({coupling.width},), got {got}")
+        removed = ~mask.cpu()
+        if not removed.any():
+            continue
+        if coupling.reason is not None:
+            raise UsageError(f"the channels of {name!r} cannot be removed: {coupling.reason}")
+        if removed.all():
+            raise UsageError(
+                f"kept[{name!r}] keeps none of its {coupling.width} channels; at least 1 must stay"
+            )
+        removals.append((coupling, removed))
+    return removals
+
+
+def _rest(size: int, gone: list[Tensor]) -> tuple[int, ...]:
+    left = np.ones(size, dtype=bool)
+    left[torch.cat(gone).numpy()] = False
+    return tuple(np.flatnonzero(left).tolist())
+
+
+def _dims(name: object, dims: Any) -> dict[int, tuple[int, ...]]:
+    if not isinstance(dims, dict):
+        raise ValueError(f"kept[{name!r}] must be an object, got {type(dims).__name__}")
+    result = {}
+    for dim, positions in dims.items():
+        if not str(dim).isdecimal() or not isinstance(positions, list) or not positions:
+            raise ValueError(f"kept[{name!r}][{dim!r}] must be a list of positions of a dimension")
+        if any(type(at) is not int or at < 0 for at in positions) or sorted(set(positions)) != positions:
+            raise ValueError(f"kept[{name!r}][{dim!r}] must hold rising positions from 0")
+        result[int(dim)] = tuple(positions)
+    return result
+
+
+def _check_fits(tensors: Mapping[str, Tensor], structure: Structure) -> None:
+    for name, dims in structure.kept.items():
+        if name not in tensors:
+            raise ShapeError(f"the structure cuts {name!r}, which the model does not have")
+        shape = tuple(tensors[name].shape)
+        for dim, positions in dims.items():
+            if dim >= len(shape) or not positions or positions[-1] >= shape[dim]:
+                most = max(positions, default=None)
+                raise ShapeError(
+                    f"the structure keeps position {most} along dimension {dim} of {name} {shape}"
+                )
+
+
+def _selected(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
+    for dim, positions in dims.items():
+        tensor = tensor.index_select(dim, torch.tensor(positions, device=tensor.device))
+    return tensor.detach()
+
+
+def _put_(tensor: Tensor, content: Tensor) -> None:
+    tensor.grad = None
+    # a loss of before the cut may still hold the tensor's gradient node, which checks for the old shape;
+    # a change of type makes torch forget that node, a change of shape does not
+    if tensor.requires_grad:
+        other = torch.float32 if content.dtype == torch.float64 else torch.float64
+        tensor.data = torch.empty(0, dtype=other, device=content.device)
+    tensor.data = content
+
+
+def _follow_optimizer(state: dict[str, Any], dims: Mapping[int, tuple[int, ...]], old: torch.Size) -> None:
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == old:
+            state[key] = _selected(value, dims)
+
+
+def _follow_module(module: nn.Module) -> None:
+    if isinstance(module, _ConvNd):
+        _follow_convolution(module)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, _NormBase):
+        sized = module.weight if module.weight is not None else module.running_mean
+        module.num_features = len(sized)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _follow_convolution(module: _ConvNd) -> None:
+    first, second = module.weight.shape[:2]
+    depthwise = module.groups == module.in_channels > 1
+    if isinstance(module, _ConvTransposeNd):
+        module.groups = first if depthwise else module.groups
+        module.in_channels, module.out_channels = first, second * module.groups
+        return
+    if depthwise:
+        module.groups = first // (module.out_channels // module.in_channels)
+    module.in_channels, module.out_channels = second * module.groups, first
