@@ -1,0 +1,4 @@
+"""One file a collector. A new one is a file here and its line below."""
+
+from kezuri.calibrate.collectors import gradient as gradient
+from kezuri.calibrate.collectors import norm_scale as norm_scale
