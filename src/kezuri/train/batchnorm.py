@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kezuri.core.seeds import derive
-from kezuri.data.parts import Part
+from kezuri.data import Part
 from kezuri.train.device import Device, choose_device, out_of_memory
 from kezuri.train.lending import lent
 

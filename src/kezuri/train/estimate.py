@@ -1,25 +1,19 @@
 """How long a training will take, measured before it starts."""
 
-from __future__ import annotations
-
 import copy
 import time
 from itertools import islice, pairwise
 from statistics import median
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from kezuri.core.errors import DataError
 from kezuri.core.seeds import derive
-from kezuri.data.parts import batch_count
+from kezuri.data import Data, batch_count
 from kezuri.train.device import Device, choose_device, out_of_memory
 from kezuri.train.lending import lent, random_state_kept, to_train
 from kezuri.train.loop import Loop
 from kezuri.train.training import Training
-
-if TYPE_CHECKING:
-    from kezuri.data import Data
 
 TIMED_STEPS = 5
 

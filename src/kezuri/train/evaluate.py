@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kezuri.core.errors import DataError
-from kezuri.data.parts import Part
+from kezuri.data import Part
 from kezuri.train.device import Device, choose_device, out_of_memory
 from kezuri.train.lending import lent
 

@@ -1,7 +1,5 @@
 """The training loop that everything here trains with: plain training, PCAS's gates, finetuning."""
 
-from __future__ import annotations
-
 import math
 import time
 import warnings
@@ -10,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kezuri.core.errors import DataError, Interrupted, KezuriWarning, UsageError
 from kezuri.core.seeds import derive
-from kezuri.data.parts import batch_count
+from kezuri.data import Data, batch_count
 from kezuri.train.checkpoint import Cadence, Checkpoints
 from kezuri.train.device import Device, choose_device, out_of_memory
 from kezuri.train.evaluate import evaluate, evaluate_in_place
@@ -39,9 +36,6 @@ from kezuri.train.state import (
     unpack_,
 )
 from kezuri.train.training import Training
-
-if TYPE_CHECKING:
-    from kezuri.data import Data
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from kezuri.core.errors import TrainingDiverged
 from kezuri.core.seeds import derive
-from kezuri.data.parts import Batch
+from kezuri.data import Batch
 from kezuri.train.device import choose_dtype
 from kezuri.train.hooks import Hook
 from kezuri.train.losses import count_correct, cross_entropy
@@ -123,11 +123,11 @@ class Loop:
         named = dict(self.model.named_parameters())
         weights = [name for name, weight in named.items() if not _is_finite(weight)]
         gradients = [name for name, weight in named.items() if not _is_finite(weight.grad)]
-        first = next((name for name in named if name in {*weights, *gradients}), None)
+        first = next(iter(weights or gradients), None)  # a bad weight spoils the gradients of all layers
         return TrainingDiverged(
             f"training diverged in epoch {step // self.epoch_steps + 1}, step {step + 1}: {what} at learning "
-            f"rate {self.lr(step):.3g}; not finite: {len(gradients)} of {len(named)} gradient tensors and "
-            f"{len(weights)} of {len(named)} weight tensors"
+            f"rate {self.lr(step):.3g}; not finite: {len(weights)} of {len(named)} weight tensors and "
+            f"{len(gradients)} of {len(named)} gradient tensors"
             + (f", first {first}" if first else "")
             + "; try a lower lr or a longer warmup"
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from kezuri.core.errors import UsageError
-from kezuri.data.augment import Augment
+from kezuri.data import Augment
 from kezuri.train.device import Precision
 from kezuri.train.lr_schedules import Cosine, LrSchedule
 from kezuri.train.optimizers import SGD, Optimizer
