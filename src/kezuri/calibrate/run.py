@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from kezuri.calibrate.collector import Collector, collectors
+from kezuri.calibrate.collector import Collector, Listener, collectors
 from kezuri.calibrate.sites import scored_weights
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
@@ -69,24 +70,21 @@ def collect(
     weights = scored_weights(model)
     wants_gradients = any(collector.gradients for collector in listening)
     device = next(model.parameters()).device
-    with ExitStack() as stack:
-        stack.enter_context(_evaluating(model, list(weights.values()) if wants_gradients else []))
-        listeners = [(collectors.name_of(collector), collector.listen(model)) for collector in listening]
-        for _, listener in listeners:
-            stack.callback(listener.close)
-        batches = part.batches(sample.batch_size, seed=derive(sample.seed, "calibrate"), device=device)
-        for number, batch in enumerate(batches):
-            if number == sample.batches:
-                break
+    batches = part.batches(sample.batch_size, seed=derive(sample.seed, "calibrate"), device=device)
+    with (
+        _evaluating(model, list(weights.values()) if wants_gradients else []),
+        _attached(model, listening) as listeners,
+    ):
+        for batch in islice(batches, sample.batches):
             with torch.set_grad_enabled(wants_gradients):
                 logits = model(batch.images)
                 gradients = _gradients(loss(logits, batch.targets), weights) if wants_gradients else {}
-            for _, listener in listeners:
+            for listener in listeners.values():
                 listener.after_batch(gradients, len(batch.images))
-        learnt: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
-        for part_name, listener in listeners:
-            for name, value in listener.evidence().items():
-                learnt[name][part_name] = value
+    learnt: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
+    for kind, listener in listeners.items():
+        for name, value in listener.evidence().items():
+            learnt[name][kind] = value
     return learnt
 
 
@@ -111,3 +109,14 @@ def _evaluating(model: nn.Module, differentiated: Sequence[Tensor]) -> Iterator[
             weight.requires_grad_(False)
         for module, mode in training.items():
             module.training = mode
+
+
+@contextmanager
+def _attached(model: nn.Module, listening: Sequence[Collector]) -> Iterator[dict[str, Listener]]:
+    """A listener of every collector, by the collector's name; closed on leaving."""
+    with ExitStack() as stack:
+        listeners: dict[str, Listener] = {}
+        for collector in listening:
+            listener = listeners[collectors.name_of(collector)] = collector.listen(model)
+            stack.callback(listener.close)
+        yield listeners
