@@ -1,0 +1,150 @@
+"""The role of a granularity: what is removed together?
+
+A granularity splits the weights into groups of units: single weights, blocks, filters, or channels with
+everything that reads and writes them. A unit is worth the mean score of its weights. Filters of one layer
+can be zeroed without asking the others; coupled channels can be cut out, so that the model gets smaller.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar, Literal, Protocol
+
+from torch import Tensor
+
+from kezuri.core.errors import RecipeError, UsageError
+from kezuri.core.registry import Registry
+from kezuri.model.coupling import Couplings
+from kezuri.prune.criterion import Fineness
+from kezuri.prune.units import Channels, Tiles, UnitGroup
+
+
+class Granularity(Protocol):
+    """Splits weights into groups of units that live or die as one."""
+
+    finest: ClassVar[Fineness]
+    """What a criterion must tell apart for it: single weights, or output channels only."""
+
+    coupled: ClassVar[bool]
+    """Whether its groups are couplings, whose channels can be cut out."""
+
+    def groups(self, weights: Mapping[str, Tensor], couplings: Couplings | None) -> Sequence[UnitGroup]:
+        """The groups, in the order of the weights; `couplings` of the model if it needs them."""
+        ...
+
+
+granularities: Registry[type[Granularity]] = Registry("granularity")
+
+
+@granularities.register("weight")
+@dataclass(frozen=True)
+class Weight:
+    """Every weight on its own."""
+
+    finest: ClassVar[Fineness] = "weight"
+    coupled: ClassVar[bool] = False
+
+    def groups(
+        self,
+        weights: Mapping[str, Tensor],
+        couplings: Couplings | None = None,  # noqa: ARG002 (the role's)
+    ) -> list[UnitGroup]:
+        return [Tiles.of(name, weight, (1, 1, 1)) for name, weight in weights.items()]
+
+
+@granularities.register("block")
+@dataclass(frozen=True)
+class Block:
+    """Tiles of neighbouring outputs and inputs, at one kernel position; smaller at a ragged edge.
+
+    Attributes:
+        rows: output channels a tile.
+        columns: input channels a tile.
+    """
+
+    rows: int = 4
+    columns: int = 1
+
+    finest: ClassVar[Fineness] = "weight"
+    coupled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise RecipeError(f"a block is at least 1x1, got {self.rows}x{self.columns}")
+
+    def groups(
+        self,
+        weights: Mapping[str, Tensor],
+        couplings: Couplings | None = None,  # noqa: ARG002 (the role's)
+    ) -> list[UnitGroup]:
+        return [Tiles.of(name, weight, (self.rows, 1, self.columns)) for name, weight in weights.items()]
+
+
+@granularities.register("filter")
+@dataclass(frozen=True)
+class Filter:
+    """All weights of one output of one layer, whatever reads it; each layer keeps at least one."""
+
+    finest: ClassVar[Fineness] = "channel"
+    coupled: ClassVar[bool] = False
+
+    def groups(
+        self,
+        weights: Mapping[str, Tensor],
+        couplings: Couplings | None = None,  # noqa: ARG002 (the role's)
+    ) -> list[UnitGroup]:
+        return [Tiles.of(name, weight, (1, 0, 0), floor=1) for name, weight in weights.items()]
+
+
+@granularities.register("channel")
+@dataclass(frozen=True)
+class Channel:
+    """A channel with everything coupled to it: rows of its producers, columns of its consumers.
+
+    A channel is worth the mean score of its slice of a producer, added up over the producers.
+
+    Attributes:
+        floor: channels kept at least in every coupling.
+        floor_fraction: the same as a fraction of its channels; the larger of the two holds.
+        round_to: the number kept is a multiple of this, except where nothing is removed.
+        producers: `sum` adds the producers' scores up, as a loss adds up; `mean` averages them, so that
+            channels of a residual sum compete on equal terms with those that have one producer.
+    """
+
+    floor: int = 1
+    floor_fraction: float = 0.05
+    round_to: int = 1
+    producers: Literal["sum", "mean"] = "sum"
+
+    finest: ClassVar[Fineness] = "channel"
+    coupled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.floor < 1 or self.round_to < 1:
+            raise RecipeError(
+                f"floor and round_to are at least 1, got floor={self.floor}, round_to={self.round_to}"
+            )
+        if not 0 <= self.floor_fraction <= 1:
+            raise RecipeError(f"floor_fraction is a fraction from 0 to 1, got {self.floor_fraction}")
+        if self.producers not in ("sum", "mean"):
+            raise RecipeError(f"producers are combined by 'sum' or 'mean', got {self.producers!r}")
+
+    def groups(self, weights: Mapping[str, Tensor], couplings: Couplings | None) -> list[UnitGroup]:
+        """One group a free coupling whose producers are all among `weights`.
+
+        Raises:
+            UsageError: no couplings were given.
+        """
+        if couplings is None:
+            raise UsageError(
+                "channels are coupled across layers: pass couplings=couple(model, example_inputs) from "
+                "kezuri.model.coupling, or choose the granularity 'filter'"
+            )
+        groups: list[UnitGroup] = []
+        for coupling in couplings.free:
+            written = [member.parameter for member in coupling.members if member.role == "output"]
+            if written and all(name in weights for name in written):
+                floor = max(self.floor, ceil(round(self.floor_fraction * coupling.width, 6)))
+                summed = self.producers == "sum"
+                groups.append(Channels.of(coupling, weights, floor=floor, step=self.round_to, summed=summed))
+        return groups
