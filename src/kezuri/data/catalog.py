@@ -201,11 +201,6 @@ class Known:
 named: Registry[Known] = Registry("data set")
 
 
-def data_names() -> tuple[str, ...]:
-    """The names that `load_data` knows besides folders of images."""
-    return tuple(named)
-
-
 def find(name: str, known: Known, *, root: Path | None, download: bool) -> tuple[Arrays, str]:
     """A named data set from the first place that holds it, downloaded if none does.
 

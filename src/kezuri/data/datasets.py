@@ -18,7 +18,7 @@ from kezuri.data.images import ImageFolder, scan
 from kezuri.data.normalization import Normalization, normalization
 from kezuri.data.parts import Part, TensorPart
 from kezuri.data.splits import set_aside
-from kezuri.data.streams import Images, part_of
+from kezuri.data.streams import AnyDataset, part_of
 
 TEST_SHARE = 0.2  # of a folder of images that has no test part of its own
 
@@ -123,11 +123,16 @@ def load_data(
     raise unknown("data set or folder of images", ref, named)
 
 
+def data_names() -> tuple[str, ...]:
+    """The names that `load_data` knows besides folders of images."""
+    return tuple(named)
+
+
 def from_dataset(
-    train: Images,
-    test: Images | None = None,
+    train: AnyDataset,
+    test: AnyDataset | None = None,
     *,
-    validation: Validation | Images = 0.1,
+    validation: Validation | AnyDataset = 0.1,
     seed: int = 0,
     name: str = "custom",
     classes: Sequence[str] | None = None,

@@ -84,7 +84,7 @@ class TensorPart:
     Args:
         images: (N, C, H, W), uint8 (taken as fractions of 255) or float.
         labels: (N,) int64.
-        classes: how many classes there are.
+        classes: how many classes there are; None for one more than the highest label.
         mean, std: of each channel, in [0, 1] for uint8 images.
         rows: which of the images belong to this part; all when None.
     """
@@ -94,7 +94,7 @@ class TensorPart:
         images: Tensor,
         labels: Tensor,
         *,
-        classes: int,
+        classes: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         rows: Tensor | None = None,
@@ -102,7 +102,7 @@ class TensorPart:
         self._all_images = images
         self._all_labels = labels
         self._rows = torch.arange(len(images)) if rows is None else rows
-        self.classes = classes
+        self.classes = int(labels.max()) + 1 if classes is None else classes
         channels = images.shape[1]
         self.mean = tuple(mean) if mean is not None else (0.0,) * channels
         self.std = tuple(std) if std is not None else (1.0,) * channels

@@ -97,7 +97,7 @@ class Download:
         except (OSError, ValueError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise ResourceError(f"no room to download {self.name} to {part.parent}") from error
-            return str(getattr(error, "reason", None) or error) or type(error).__name__
+            return str(error) or type(error).__name__
         except DataError:
             return "what came is damaged"
         found = hashlib.sha256(content).hexdigest()

@@ -5,7 +5,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ class Images(Protocol):
     def __getitem__(self, place: int, /) -> tuple[Tensor, int]: ...
 
 
+AnyDataset = Images | TorchDataset[Any]
+
+
 class Reader:
     """Reads and checks items of a Dataset, the same ones for the same seed even if it draws at random.
 
@@ -43,8 +46,8 @@ class Reader:
         DataError: the Dataset has no length or no image, or its first item is not an image and a label.
     """
 
-    def __init__(self, dataset: Images, what: str) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: AnyDataset, what: str) -> None:
+        self.dataset = cast(Images, dataset)
         self.what = what
         if not isinstance(dataset, Sized):
             raise DataError(
@@ -225,7 +228,7 @@ def in_memory(reader: Reader) -> tuple[Tensor, Tensor] | None:
     return images, torch.tensor(labels)
 
 
-def part_of(dataset: Images, what: str, *, classes: int | None, workers: int) -> TensorPart | DatasetPart:
+def part_of(dataset: AnyDataset, what: str, *, classes: int | None, workers: int) -> TensorPart | DatasetPart:
     """A Dataset as a part: in memory when it fits and reading is not random, else streamed.
 
     Args:
