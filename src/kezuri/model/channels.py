@@ -125,6 +125,13 @@ class Call:
         """Of an operation that gives several tensors."""
         return [tuple(value.shape) for value in self.node.meta["val"]]
 
+    def fits(self, axes: Axes | list[Axes]) -> bool:
+        """These are as many positions as the operation's result has."""
+        value = self.node.meta["val"]
+        if isinstance(value, list | tuple):
+            return [[len(ids) for ids in one] for one in axes] == [list(item.shape) for item in value]
+        return [len(ids) for ids in axes] == list(value.shape)
+
     def axes(self, argument: str) -> Axes:
         """The positions of a tensor argument; empty when it is absent."""
         return self.axes_of(self.arguments.get(argument))

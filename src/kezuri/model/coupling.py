@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kezuri.core.errors import UsageError
-from kezuri.model.channels import Channels
+from kezuri.model.channels import SINGLE, Channels
 from kezuri.model.exported import example_batch, trace
 from kezuri.model.families import Coupling, Couplings, Layer, Member, Row
 from kezuri.model.proof import cut
@@ -125,7 +125,7 @@ def _name(members: tuple[Member, ...], taken: set[str]) -> str:
 def _layers(model: nn.Module, shapes: dict[str, tuple[int, ...]], channels: Channels) -> list[Layer]:
     """Every prunable layer, in execution order; those that were not reached last."""
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    order = {name: at for at, (name, _) in enumerate(channels.roles)}
+    order = {name: at for at, name in enumerate(dict.fromkeys(name for name, _ in channels.roles))}
     layers = []
     for name, module in model.named_modules():
         if not isinstance(module, PRUNABLE):
@@ -163,7 +163,10 @@ def _guarded(coupling: Coupling, protected: set[str]) -> Coupling:
         return coupling
     if any(member.parameter in protected for member in coupling.members if member.role != "input"):
         return replace(coupling, reason="protected")
-    return replace(coupling, reason="a single channel") if coupling.width == 1 else coupling
+    if coupling.width > 1:
+        return coupling
+    single = all(member.positions.shape[1] == 1 for member in coupling.members if member.role == "output")
+    return replace(coupling, reason=SINGLE if single else "its channels can only go all at once")
 
 
 def _protected(model: nn.Module, patterns: Sequence[str]) -> set[str]:

@@ -2,10 +2,14 @@
 
 import copy
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import config as fx_config
 
 from kezuri.core.errors import ModelError
 from kezuri.model import coupling_rules  # noqa: F401  registers the rules
@@ -51,10 +55,19 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Channels:
             for axes in Call(node, channels).inputs():
                 _pin(channels, axes, "graph output")
         elif node.op == "call_function":
-            call = Call(node, channels)
-            follow = rules.get(call.name, unknown) if call.ordinary else unknown
-            channels.axes[node] = follow(channels, call)
+            channels.axes[node] = _followed(channels, Call(node, channels))
     return channels
+
+
+def _followed(channels: Channels, call: Call) -> Axes | list[Axes]:
+    """What the operation's rule says, or pinned where it has none or meets a form it does not know."""
+    if call.name not in rules or not call.ordinary:
+        return unknown(channels, call)
+    try:
+        axes = rules[call.name](channels, call)
+    except (LookupError, ValueError):
+        return unknown(channels, call)
+    return axes if call.fits(axes) else unknown(channels, call)
 
 
 class _Weights:
@@ -95,14 +108,27 @@ def _pin(channels: Channels, axes: Axes, reason: str) -> None:
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    fast = torch.backends.mha.get_fastpath_enabled()
+    with _plain_tracing():
+        try:
+            return torch.export.export(model, inputs, strict=False)
+        except Exception as error:
+            raise _refusal(model, inputs, error) from error
+
+
+@contextmanager
+def _plain_tracing() -> Iterator[None]:
+    """Attention stays a graph of ordinary operations; no gradients and no stack traces, as they take time."""
+    fast, quiet = torch.backends.mha.get_fastpath_enabled(), fx_config.do_not_emit_stack_traces
     torch.backends.mha.set_fastpath_enabled(False)
+    fx_config.do_not_emit_stack_traces = True
     try:
-        return torch.export.export(model, inputs, strict=False)
-    except Exception as error:
-        raise _refusal(model, inputs, error) from error
+        with torch.no_grad(), warnings.catch_warnings():
+            # recurrent layers store their weights in a list; the model here is a copy
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        fx_config.do_not_emit_stack_traces = quiet
 
 
 def _refusal(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> ModelError:

@@ -78,7 +78,7 @@ class Layer:
     """A convolution or linear layer: where its output channels are.
 
     Attributes:
-        parameter: the weight; None if the example input does not reach the layer.
+        parameter: the weight; None if it is computed (parametrized) or the example input does not reach it.
         channels: output channels for one position along `dim` (more than 1 in grouped transposed ones).
     """
 
@@ -137,7 +137,9 @@ class Couplings(Sequence[Coupling]):
 
     def _row(self, layer: Layer, kept: Mapping[str, Tensor]) -> Row:
         if layer.parameter is None:
-            return Row(layer.name, layer.width, layer.width, "blocked", "not reached by the example input")
+            return Row(
+                layer.name, layer.width, layer.width, "blocked", "not reached, or its weight is computed"
+            )
         gone, free, stuck = 0, 0, dict[str, int]()
         for coupling, member in self._outputs[layer.parameter, layer.dim]:
             each = member.positions.shape[1] * layer.channels
