@@ -1,0 +1,224 @@
+"""The tables of answers: dense against compressed, the checks, and many conditions side by side."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from kezuri.core.measurement import Measurement
+from kezuri.report import numbers
+from kezuri.report.compare import Comparison, Condition, Spread
+from kezuri.report.grid import Cell, Column, Grid
+from kezuri.report.numbers import DASH, PLUS_MINUS
+from kezuri.report.reading import RunView
+
+BEST, FRONT = "★", "●"
+Better = Literal["smaller", "faster", "more"]
+
+
+def answer_table(run: RunView) -> Grid:
+    """The dense model against the compressed one, in every metric that was measured."""
+    rows = [*_quality(run), *_footprint(run), *_latencies(run), *_others(run)]
+    columns = (
+        Column("metric", "", align="left"),
+        Column("dense", "dense"),
+        Column("compressed", "compressed"),
+        Column("change", "change"),
+    )
+    shown = [row for row in rows if row[1].text != DASH or row[2].text != DASH]
+    return Grid("", columns, tuple(shown))
+
+
+def checks_table(run: RunView) -> Grid:
+    """What was checked about the compressed model: proof of the cut, parity of the export."""
+    rows: list[tuple[Cell, ...]] = []
+    proof = run.final("proof_error")
+    if proof is not None:
+        rows.append(_check("cut model against masked model, largest relative error", proof, "number"))
+    parity_words = {
+        "parity_agreement": ("exported model against PyTorch, same predictions", "percent"),
+        "parity_error": ("exported model against PyTorch, largest absolute error", "number"),
+        "flipped": ("predictions that differ from the dense model's", "percent"),
+    }
+    for metric, (words, kind) in parity_words.items():
+        found = run.find(metric)
+        if found is not None:
+            rows.append(_check(words, found, kind))
+    return Grid("", (Column("check", "", align="left"), Column("value", "measured")), tuple(rows))
+
+
+def comparison_table(comparison: Comparison) -> Grid:
+    """Condition, rate, lr_ratio, rounds, time, accuracy, size and more; one line a condition."""
+    conditions = comparison.conditions
+    hours = max((c.hours.value for c in conditions if c.hours is not None), default=1.0)
+    time = ("hours", 1.0) if hours >= 1 else ("minutes", 60.0)
+    unit, scale = numbers.size_unit([c.size.value for c in conditions if c.size is not None])
+    columns = (
+        Column("condition", "condition", align="left"),
+        Column("rate", "rate %", spare=1),
+        Column("lr_ratio", "lr_ratio", spare=1),
+        Column("rounds", "rounds", spare=3),
+        Column("hours", time[0], spare=4),
+        Column("accuracy", f"accuracy, {comparison.split} %"),
+        Column("size", f"size {unit}"),
+        Column("ratio", "smaller", spare=2),
+        Column("params", "params", spare=5),
+        Column("macs", "MACs", spare=7),
+        Column("latency", "latency ms", spare=2),
+        Column("runs", "runs", spare=8),
+        Column("status", "status", align="left", spare=6),
+        Column("front", "front", align="left"),
+    )
+    rows = tuple(_condition_row(c, time=time, scale=scale, best=c is comparison.best) for c in conditions)
+    notes = [f"front: {FRONT} no other is smaller and as accurate; {BEST} the answer"]
+    if any(len(c.folders) > 1 for c in conditions):
+        notes.append(f"{PLUS_MINUS}: one standard deviation over runs that differ only by their seed")
+    return Grid("", columns, rows, tuple(notes))
+
+
+def _condition_row(c: Condition, *, time: tuple[str, float], scale: float, best: bool) -> tuple[Cell, ...]:
+    ratio = c.dense_size / c.size.value if c.dense_size and c.size and c.size.value else None
+    mark = BEST if best else FRONT if c.on_front else ""
+    return (
+        Cell.word(c.name),
+        Cell(numbers.setting(c.rate, scale=100), c.rate),
+        Cell(numbers.setting(c.lr_ratio), c.lr_ratio),
+        Cell(numbers.setting(None if c.rounds is None else round(c.rounds, 1)), c.rounds),
+        _spread(c.hours, times=time[1], places=1),
+        _spread(c.accuracy, times=100, places=2),
+        _spread(c.size, times=1 / scale),
+        Cell(numbers.times(ratio), ratio),
+        Cell(numbers.count(None if c.params is None else c.params.value), _mean(c.params)),
+        Cell(numbers.count(None if c.macs is None else c.macs.value), _mean(c.macs)),
+        _spread(c.latency),
+        Cell(str(len(c.folders)), len(c.folders)),
+        Cell.word(c.status),
+        Cell(mark, {BEST: "best", FRONT: "front"}.get(mark)),
+    )
+
+
+def _spread(spread: Spread | None, *, times: float = 1.0, places: int | None = None) -> Cell:
+    if spread is None:
+        return Cell(DASH)
+
+    def shown(value: float) -> str:
+        return numbers.significant(value) if places is None else numbers.fixed(value, places)
+
+    around = f" {PLUS_MINUS} {shown(spread.deviation * times)}" if spread.deviation else ""
+    return Cell(shown(spread.value * times) + around, spread.value)
+
+
+def _mean(spread: Spread | None) -> float | None:
+    return None if spread is None else spread.value
+
+
+def _check(words: str, found: Measurement, kind: str) -> tuple[Cell, ...]:
+    text = numbers.percent(found.value) if kind == "percent" else numbers.significant(found.value, 2)
+    return Cell(words), Cell(text, found.value)
+
+
+def _quality(run: RunView) -> Iterable[tuple[Cell, ...]]:
+    for split in dict.fromkeys((run.split, "validation")):
+        dense, final = run.dense("accuracy", split=split), run.final("accuracy", split=split)
+        change = numbers.points(final.value - dense.value) if dense and final else DASH
+        yield (
+            Cell(f"accuracy, {split}", "accuracy"),
+            Cell(_interval(dense), _value(dense)),
+            Cell(_interval(final), _value(final)),
+            Cell(change, final.value - dense.value if dense and final else None),
+        )
+
+
+def _footprint(run: RunView) -> Iterable[tuple[Cell, ...]]:
+    yield _row("parameters", run.dense("params"), run.final("params"), "smaller")
+    yield _row("MACs", run.dense("macs"), run.final("macs"), "smaller")
+    words = {"safetensors": "weights file", "onnx": "ONNX file", "onnx.xz": "ONNX file, compressed (xz)"}
+    for kind in _conditions(run, "size", "format"):
+        dense, final = run.dense("size", format=kind), run.final("size", format=kind)
+        yield _row(words.get(str(kind), f"size, {kind}"), dense, final, "smaller")
+
+
+def _latencies(run: RunView) -> Iterable[tuple[Cell, ...]]:
+    held: dict[tuple[Any, Any, Any], None] = {}
+    for row in run.measurements:
+        if row.metric == "latency" and row.conditions.get("model") in ("dense", "final"):
+            said = row.conditions
+            held[(said.get("runtime"), said.get("threads"), said.get("batch"))] = None
+    for runtime, threads, batch in held:
+        said = {"runtime": runtime, "threads": threads, "batch": batch}
+        amount = {1: "1 thread", "all": "all threads"}.get(threads, f"{threads} threads")
+        images = f", batch {batch}" if batch not in (None, 1) else ""
+        dense, final = run.dense("latency", **said), run.final("latency", **said)
+        yield _row(f"latency, {_runtime(runtime)}, {amount}{images}", dense, final, "faster")
+
+
+def _others(run: RunView) -> Iterable[tuple[Cell, ...]]:
+    for runtime in _conditions(run, "memory", "runtime"):
+        dense, final = run.dense("memory", runtime=runtime), run.final("memory", runtime=runtime)
+        yield _row(f"peak memory, {_runtime(runtime)}", dense, final, "smaller")
+    dense, final = run.dense("efficiency"), run.final("efficiency")
+    yield _row("efficiency (accuracy per size)", dense, final, "more")
+
+
+def _runtime(name: object) -> str:
+    known = {
+        "onnxruntime": "ONNX Runtime",
+        "torch": "PyTorch",
+        "openvino": "OpenVINO",
+        None: "unknown runtime",
+    }
+    return known.get(name if isinstance(name, str) else None, str(name)) if name else known[None]
+
+
+def _conditions(run: RunView, metric: str, condition: str) -> list[Any]:
+    found = (m for m in run.measurements if m.metric == metric and m.conditions.get("model") != "round")
+    return list(dict.fromkeys(m.conditions.get(condition) for m in found if condition in m.conditions))
+
+
+def _row(
+    words: str, dense: Measurement | None, final: Measurement | None, better: Better
+) -> tuple[Cell, ...]:
+    ratio = None
+    if dense and final and dense.value and final.value:
+        ratio = final.value / dense.value if better == "more" else dense.value / final.value
+    return (
+        Cell.word(words),
+        Cell(_amount(dense), _value(dense)),
+        Cell(_amount(final), _value(final)),
+        Cell(change(ratio, better), ratio),
+    )
+
+
+def change(ratio: float | None, better: Better) -> str:
+    """A ratio (above 1 is better) in words that cannot be misread: 3.9× smaller, 1.2× slower, the same."""
+    if ratio is None or not numbers.known(ratio) or ratio <= 0:
+        return DASH
+    worse = {"smaller": "larger", "faster": "slower", "more": "less"}[better]
+    if 0.995 < ratio < 1.005:
+        return "the same"
+    return f"{numbers.times(ratio)} {better}" if ratio > 1 else f"{numbers.times(1 / ratio)} {worse}"
+
+
+def _amount(found: Measurement | None) -> str:
+    if found is None:
+        return DASH
+    if found.metric == "latency":
+        shown = [numbers.significant(v) for v in (found.low, found.high)]
+        spread = f" ({shown[0]}–{shown[1]})" if DASH not in shown else ""
+        return f"{numbers.milliseconds(found.value)}{spread}"
+    if found.metric in ("size", "memory"):
+        return numbers.size(found.value)
+    if found.metric == "efficiency":
+        return f"{numbers.significant(found.value)} {found.unit}"
+    return numbers.count(found.value)
+
+
+def _interval(found: Measurement | None) -> str:
+    if found is None:
+        return DASH
+    if found.low is None or found.high is None:
+        return numbers.percent(found.value)
+    low, high = numbers.fixed(found.low * 100, 1), numbers.fixed(found.high * 100, 1)
+    return f"{numbers.percent(found.value)} ({low}–{high})"
+
+
+def _value(found: Measurement | None) -> float | None:
+    return None if found is None else found.value
