@@ -1,0 +1,261 @@
+"""The report of a run and of a comparison: one HTML file each that opens anywhere, offline."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kezuri.core.errors import KezuriError
+from kezuri.core.goal import Goal
+from kezuri.report import markup, numbers
+from kezuri.report.compare import Comparison
+from kezuri.report.grid import Cell, Column, Grid
+from kezuri.report.numbers import DASH
+from kezuri.report.plots import Chart, finding
+from kezuri.report.reading import RunView
+from kezuri.report.rounds import rounds_table
+from kezuri.report.tables import answer_table, change, checks_table, comparison_table
+
+# Characters that fit across the page in a table.
+PAGE_WIDTH = 112
+
+
+def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
+    """The report of one run as HTML.
+
+    Args:
+        run: the run.
+        charts: of `rounds`, `layers` and `damage` those there are.
+    """
+    quiet = ["" if entry.stands else "quiet" for entry in run.rounds]
+    layers = markup.table(layers_table(run), marked=[_look(layer.state) for layer in run.layers])
+    body = "\n".join(
+        (
+            _head(run),
+            markup.section("Dense against compressed", markup.table(answer_table(run)), _fineprint(run)),
+            markup.section(
+                "Rounds", _figure("rounds", charts), markup.table(rounds_table(run), marked=quiet)
+            ),
+            markup.section(
+                "Layers", _figure("layers", charts), markup.fold("All layers, with reasons", layers)
+            ),
+            markup.section("Classes", _figure("damage", charts), _classes(run)),
+            markup.section("Decisions", markup.table(decisions_table(run))),
+            markup.section("Checks", markup.table(checks_table(run))),
+            markup.section("How to reproduce", *_reproduce(run)),
+            markup.section("Environment", markup.pairs(_environment(run.manifest))),
+            markup.section("Files", _files(run)),
+            f"<footer>Kezuri report, run {_short(run)}. This file needs no network.</footer>",
+        )
+    )
+    return markup.page(f"{run.name}: {finding(run)}", body, dict(charts))
+
+
+def comparison_page(comparison: Comparison, charts: Mapping[str, Chart]) -> str:
+    """The report of a comparison as HTML; `charts` holds `pareto` where there is one."""
+    runs = sum(len(c.folders) for c in comparison.conditions)
+    marked = [
+        "strong" if c is comparison.best else "" if c.on_front else "quiet" for c in comparison.conditions
+    ]
+    lead = f"{len(comparison.conditions)} conditions, {runs} runs, accuracy on the {comparison.split} split."
+    grid = comparison_table(comparison)
+    most = grid.fitting(PAGE_WIDTH)
+    rest = markup.table(grid, marked=marked) if most.columns != grid.columns else ""
+    body = "\n".join(
+        (
+            '<div class="brand"><b>Kezuri</b> · comparison</div>',
+            f"<h1>{markup.escape(comparison.headline())}</h1>",
+            markup.paragraph(lead, "lead"),
+            _figure("pareto", charts),
+            markup.section("Conditions", markup.table(most, marked=marked), markup.fold("All columns", rest)),
+            "<footer>Kezuri comparison. This file needs no network.</footer>",
+        )
+    )
+    return markup.page(f"Comparison: {comparison.headline()}", body, dict(charts))
+
+
+def layers_table(run: RunView) -> Grid:
+    """Every layer with its channels and what became of it."""
+    columns = (
+        Column("layer", "layer", align="left"),
+        Column("before", "channels before"),
+        Column("after", "after"),
+        Column("state", "state", align="left"),
+        Column("reason", "reason", align="left"),
+    )
+    rows = [
+        (
+            Cell.word(layer.name),
+            Cell(numbers.count(layer.before), layer.before),
+            Cell(numbers.count(layer.after), layer.after),
+            Cell.word(layer.state),
+            Cell.word(layer.reason) if layer.reason else Cell(""),
+        )
+        for layer in run.layers
+    ]
+    return Grid("", columns, tuple(rows))
+
+
+def decisions_table(run: RunView) -> Grid:
+    """What the loop decided after every attempt, and why."""
+    columns = (
+        Column("round", "round"),
+        Column("attempt", "attempt"),
+        Column("verdict", "verdict", align="left"),
+        Column("why", "why", align="left"),
+    )
+    rows = [
+        (
+            Cell.word(entry.get("round")),
+            Cell(str(attempt + 1) if isinstance(attempt := entry.get("attempt"), int) else DASH, attempt),
+            Cell.word(entry.get("verdict")),
+            Cell.word(entry.get("why")),
+        )
+        for entry in run.decisions
+    ]
+    return Grid("", columns, tuple(rows))
+
+
+def _head(run: RunView) -> str:
+    answer = run.answer
+    goal = _goal(run.recipe.get("goal"))
+    met = {True: "Goal met", False: "Goal not met"}.get(answer.get("met"), "Goal")  # type: ignore[arg-type]
+    why = f" Stopped: {str(answer['stop_why']).rstrip('.')}." if answer.get("stop_why") else ""
+    parts = [
+        f'<div class="brand"><b>Kezuri</b> · {markup.escape(run.name)} · {markup.escape(_about(run))}</div>',
+        f"<h1>{markup.escape(finding(run))}</h1>",
+        markup.paragraph(str(answer.get("text") or ""), "lead"),
+        _state(run),
+        markup.tiles(_tiles(run)),
+        markup.paragraph(f"{met}: {goal}.{why}" if goal else why.strip(), "muted"),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _state(run: RunView) -> str:
+    if run.finished and run.answer.get("met") is not False:
+        return ""
+    if run.finished:
+        return markup.paragraph(
+            "The goal was not met; these are the numbers of the best model found.", "banner"
+        )
+    reason = f" Reason: {run.manifest['reason']}." if run.manifest.get("reason") else ""
+    text = (
+        f"This run has not finished ({run.status}): the numbers are those of its last accepted round.{reason}"
+    )
+    return markup.paragraph(text, "banner")
+
+
+def _tiles(run: RunView) -> Iterable[tuple[str, str, str]]:
+    before, after = run.dense("accuracy", split=run.split), run.final("accuracy", split=run.split)
+    if before and after:
+        origin = f"{numbers.percent(before.value)} → {numbers.percent(after.value)}"
+        yield f"accuracy, {run.split}", numbers.points(after.value - before.value), origin
+    latency = {"threads": 1} if run.final("latency", threads=1) else {}
+    shown = (
+        ("parameters", run.dense("params"), run.final("params"), numbers.count),
+        (
+            "file",
+            run.dense("size", format=run.size_format),
+            run.final("size", format=run.size_format),
+            numbers.size,
+        ),
+        (
+            f"latency{', 1 thread' if latency else ''}",
+            run.dense("latency", **latency),
+            run.final("latency", **latency),
+            numbers.milliseconds,
+        ),
+    )
+    for what, dense, final, words in shown:
+        if dense and final and final.value:
+            better = change(dense.value / final.value, "faster" if "latency" in what else "smaller")
+            yield what, better, f"{words(dense.value)} → {words(final.value)}"
+
+
+def _about(run: RunView) -> str:
+    model, data = run.recipe.get("model"), run.manifest.get("data") or run.recipe.get("data")
+    parts = [
+        model.get("use") if isinstance(model, dict) else model,
+        (data.get("name") or data.get("use")) if isinstance(data, dict) else data,
+        None if run.recipe.get("seed") is None else f"seed {run.recipe['seed']}",
+        numbers.duration(run.seconds) if run.seconds else None,
+        str(run.manifest.get("updated", ""))[:10],
+    ]
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _goal(goal: object) -> str:
+    if not isinstance(goal, dict) or not goal:
+        return ""
+    try:
+        return str(Goal(**goal))
+    except (TypeError, KezuriError):
+        return json.dumps(goal, ensure_ascii=False)
+
+
+def _figure(name: str, charts: Mapping[str, Chart]) -> str:
+    return markup.figure(name) if name in charts else ""
+
+
+def _look(state: str) -> str:
+    return "" if state == "cut" else "quiet"
+
+
+def _fineprint(run: RunView) -> str:
+    said = ["Accuracy with its 95 % interval."]
+    if run.find("latency"):
+        said.append("Latency is the median, with the 10th and 90th percentile.")
+    if run.find("size"):
+        said.append("Sizes are decimal (1 MB = 1,000,000 bytes).")
+    return markup.paragraph(" ".join(said), "note")
+
+
+def _classes(run: RunView) -> str:
+    columns = (Column("class", "class", align="left"), Column("lost", "accuracy lost, points"))
+    rows = [(Cell.word(name), Cell(numbers.fixed(lost * 100, 2), lost)) for name, lost in run.damage]
+    return markup.fold("All classes", markup.table(Grid("", columns, tuple(rows))))
+
+
+def _reproduce(run: RunView) -> Iterable[str]:
+    versions = run.manifest.get("packages")
+    known = versions if isinstance(versions, dict) else {}
+    pins = [
+        f'"{name}=={str(known[name]).partition("+")[0]}"'
+        for name in ("kezuri", "torch", "onnxruntime")
+        if known.get(name)
+    ]
+    lines = [f"pip install {' '.join(pins)}"] if pins else []
+    lines.append("kezuri run recipe.yaml        # the recipe in this folder")
+    if not run.finished:
+        lines.append("kezuri resume .               # or finish this run, from this folder")
+    yield markup.code("\n".join(lines))
+    note = "The same seed, versions, machine and number of threads give the same model, bit for bit."
+    yield markup.paragraph(note, "note")
+    recipe = json.dumps(run.recipe, indent=2, ensure_ascii=False)
+    yield markup.fold("The complete recipe, defaults filled in", markup.code(recipe))
+
+
+def _environment(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for name in ("processor", "cores", "threads", "device", "system", "python", "seed", "fingerprint"):
+        yield name, manifest.get(name)
+    packages = manifest.get("packages")
+    if isinstance(packages, dict):
+        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    data = manifest.get("data")
+    if isinstance(data, dict):
+        yield "data", ", ".join(f"{k} {_short_value(v)}" for k, v in data.items() if v not in (None, ""))
+
+
+def _short_value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) if len(value) <= 12 else f"({len(value)})"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
+
+def _files(run: RunView) -> str:
+    files = run.manifest.get("files")
+    return markup.pairs(files.items(), kind="hash words") if isinstance(files, dict) else ""
+
+
+def _short(run: RunView) -> str:
+    return markup.escape(str(run.manifest.get("fingerprint") or run.name)[:24])

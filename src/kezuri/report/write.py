@@ -1,0 +1,67 @@
+"""Writes reports into folders, each file whole or not at all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kezuri.artifact.atomic import write_bytes
+from kezuri.artifact.folder import RunFolder
+from kezuri.report.compare import compare
+from kezuri.report.page import comparison_page, run_page
+from kezuri.report.pareto import pareto_chart
+from kezuri.report.plots import Chart, damage_chart, layers_chart, png, rounds_chart
+from kezuri.report.reading import RunView
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` and `plots/*.png` of a run, finished or not.
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        DataError: the folder holds no run.
+        CorruptArtifact: a file of the run cannot be read.
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    run = RunView.read(Path(folder))
+    home = RunFolder(run.path)
+    charts = run_charts(run)
+    for name, chart in charts.items():
+        write_bytes(home.plots / f"{name}.png", png(chart))
+    write_bytes(home.report, run_page(run, charts).encode())
+    return home.report
+
+
+def write_comparison(
+    folders: Sequence[Path], out: Path, *, keep: float | None = None, sort: str = "size"
+) -> Path:
+    """Writes the comparison of many runs to `out` (an HTML file), and its chart beside it as a PNG.
+
+    Args:
+        folders: run folders.
+        out: the path of the page.
+        keep, sort: as in `compare`.
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        DataError, UsageError, ResourceError: as in `compare` and `write_report`.
+    """
+    comparison = compare(folders, keep=keep, sort=sort)
+    chart = pareto_chart(comparison)
+    charts: dict[str, Chart] = {} if chart is None else {"pareto": chart}
+    for found in charts.values():
+        write_bytes(out.with_suffix(".png"), png(found))
+    write_bytes(out, comparison_page(comparison, charts).encode())
+    return out
+
+
+def run_charts(run: RunView) -> dict[str, Chart]:
+    """The charts there is something to draw for: `rounds`, `layers`, `damage`."""
+    charts = {
+        "rounds": rounds_chart(run),
+        "layers": layers_chart(run.layers),
+        "damage": damage_chart(run.damage),
+    }
+    return {name: chart for name, chart in charts.items() if chart is not None}
