@@ -33,7 +33,6 @@ class Story:
     drop: float = 0.004
     blocked: Sequence[int] = (0, 23)
     layer_name: str = "layer{block}.{index}.conv{part}"
-    extra_latency: bool = True
     goal: dict[str, Any] = field(default_factory=lambda: {"objective": "smallest", "accuracy": -0.01})
 
 
