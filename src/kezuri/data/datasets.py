@@ -102,7 +102,7 @@ def load_data(
             looked for.
         UsageError: a setting makes no sense.
     """
-    if ref in named:
+    if ref in data_names():
         if size is not None:
             raise UsageError(f"size is for folders of images; {ref} has one size")
         known = named[ref]
