@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kezuri.prune.allocation import allocations
@@ -20,6 +20,7 @@ shapes = st.lists(
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS, ids=sorted(allocations))
+@settings(deadline=None)
 @given(shapes=shapes, sparsity=st.floats(0, 0.99), granularity=st.sampled_from([Weight(), Filter()]))
 def test_every_group_gets_a_share_and_together_they_make_the_sparsity(
     allocation, shapes, sparsity, granularity

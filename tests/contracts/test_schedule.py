@@ -1,7 +1,7 @@
 """What every schedule must do. A new one is covered by being registered."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kezuri.prune.schedule import schedules
@@ -21,6 +21,7 @@ def test_begins_with_nothing_and_leaves_something(schedule):
     assert 0 < schedule(1) < 1
 
 
+@settings(deadline=None)
 @given(progress=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_never_shrinks(schedule, progress):
     before, after = sorted(progress)

@@ -2,7 +2,7 @@ from math import prod
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kezuri.core.errors import RecipeError
@@ -52,6 +52,7 @@ def test_erk_makes_more_layers_dense_when_less_has_to_go():
     assert all(density < 1 for density in erk_densities(resnet50(), 0.95).values())
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 64), st.integers(1, 64), st.integers(1, 5)), min_size=1, max_size=12),
     st.floats(0, 0.99),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kezuri.core.errors import RecipeError, ShapeError
@@ -41,6 +41,7 @@ def test_taylor_per_weight_takes_the_evidence_as_it_is():
         Taylor(per="layer")
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), min_size=1, max_size=6))
 def test_fpgm_sums_the_distances_to_the_other_filters(rows):
     weight = torch.tensor(rows)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kezuri.core.errors import RecipeError, ShapeError
@@ -60,6 +60,7 @@ def biggest(group, count):
     return (int(group.sizes.max()) if count == "weights" else 1) * group.step
 
 
+@settings(deadline=None)
 @given(contests(4), sparsities, st.sampled_from(["weights", "units"]))
 def test_global_reaches_the_target_and_overshoots_by_less_than_one_step(contest, sparsity, count):
     choice = Global(count=count).select(contest, sparsity, Uniform())
@@ -73,6 +74,7 @@ def test_global_reaches_the_target_and_overshoots_by_less_than_one_step(contest,
         assert choice.shortfall * total == pytest.approx(-over, abs=1)
 
 
+@settings(deadline=None)
 @given(contests(4), sparsities, st.sampled_from(["weights", "units"]))
 def test_local_reaches_the_target_in_each_layer(contest, sparsity, count):
     choice = Local(count).select(contest, sparsity, Uniform())
@@ -83,6 +85,7 @@ def test_local_reaches_the_target_in_each_layer(contest, sparsity, count):
         assert over > -1e-5 or (at_floor and choice.shortfall > 0)
 
 
+@settings(deadline=None)
 @given(contests(4), sparsities, sparsities, any_scope)
 def test_more_sparsity_only_removes_more(contest, one, other, scope):
     low, high = sorted((one, other))
@@ -90,6 +93,7 @@ def test_more_sparsity_only_removes_more(contest, one, other, scope):
     assert all((tight[g.name] <= loose[g.name]).all() for g in contest.groups)
 
 
+@settings(deadline=None)
 @given(contests(4), sparsities, any_scope)
 def test_floors_hold_and_what_is_kept_is_a_multiple_of_the_step(contest, sparsity, scope):
     kept = scope.select(contest, sparsity, Uniform()).kept
@@ -99,6 +103,7 @@ def test_floors_hold_and_what_is_kept_is_a_multiple_of_the_step(contest, sparsit
         assert count == len(group.sizes) or count % group.step == 0
 
 
+@settings(deadline=None)
 @given(contests(), sparsities, any_scope)
 def test_no_removed_unit_is_worth_more_than_a_kept_one_of_its_group(contest, sparsity, scope):
     kept = scope.select(contest, sparsity, Uniform()).kept
@@ -110,6 +115,7 @@ def test_no_removed_unit_is_worth_more_than_a_kept_one_of_its_group(contest, spa
             assert flags[ties].int().diff().le(0).all()  # of equals the lower index stays
 
 
+@settings(deadline=None)
 @given(contests(), any_scope)
 def test_no_sparsity_removes_nothing(contest, scope):
     choice = scope.select(contest, 0.0, Uniform())

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kezuri.calibrate.sites import scored_weights
@@ -16,6 +16,7 @@ tilings = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(shapes, tilings, st.randoms(use_true_random=False))
 def test_tiles_expand_and_pool_are_each_other_s_inverse(shape, granularity, random):
     (group,) = granularity.groups({"w": torch.zeros(shape)}, None)
