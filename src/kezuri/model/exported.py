@@ -42,7 +42,8 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Channels:
     program = _export(twin, inputs)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    weights = _Weights(twin)
+    # a copy no longer shares storage between parameters, so what is tied is looked up in the model
+    weights = _Weights(model)
     channels = Channels()
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in names:

@@ -26,7 +26,7 @@ class Proof:
         error: largest difference, relative to the largest output of the masked model.
         tolerance: the largest error that counts as equal.
         inputs: how many random batches were compared.
-        precision: "float64" where rounding in float32 alone exceeded the tolerance.
+        precision: "float64" where rounding in float32 alone exceeded the tolerance, and for such models.
     """
 
     error: float
@@ -72,13 +72,13 @@ def prove(
         ProofFailed: the cut model cannot compute an answer, or answers in another form.
     """
     inputs = example_batch(masked, example_inputs)
-    if any(t.is_floating_point() and t.dtype.itemsize < 4 for t in masked.state_dict().values()):
-        masked, cut = copy.deepcopy(masked).float(), copy.deepcopy(cut).float()
-    error = _difference(masked, cut, inputs, torch.float32)
-    if error <= tolerance:
-        return Proof(error, tolerance, INPUTS)
-    masked, cut = copy.deepcopy(masked).double(), copy.deepcopy(cut).double()
-    return Proof(_difference(masked, cut, inputs, torch.float64), tolerance, INPUTS, "float64")
+    tensors = [*masked.state_dict().values(), *inputs]
+    if not any(tensor.dtype == torch.float64 for tensor in tensors):
+        error = _difference(_typed(masked, torch.float32), _typed(cut, torch.float32), inputs, torch.float32)
+        if error <= tolerance:
+            return Proof(error, tolerance, INPUTS)
+    error = _difference(_typed(masked, torch.float64), _typed(cut, torch.float64), inputs, torch.float64)
+    return Proof(error, tolerance, INPUTS, "float64")
 
 
 def cut(
@@ -165,6 +165,12 @@ class _Attempts:
         for half in (names[:middle], names[middle:]):
             if not self.accept(half):
                 self.halve(half)
+
+
+def _typed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model, or a copy of another type."""
+    floating = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    return model if all(tensor.dtype == dtype for tensor in floating) else copy.deepcopy(model).to(dtype)
 
 
 @torch.no_grad()

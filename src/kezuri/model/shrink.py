@@ -212,6 +212,10 @@ def _follow_module(module: nn.Module) -> None:
     elif isinstance(module, _NormBase):
         sized = module.weight if module.weight is not None else module.running_mean
         module.num_features = len(sized)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.Embedding):
