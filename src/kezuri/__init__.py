@@ -1,1 +1,70 @@
-"""Kezuri shaves neural networks down: prune, prove, export, measure."""
+"""Kezuri shaves neural networks down: prune, prove, export, measure.
+
+The names below are the public ones; everything else may move. They are loaded when first used, so that
+importing the package is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kezuri.core.errors import KezuriError as KezuriError
+    from kezuri.core.goal import Goal as Goal
+    from kezuri.core.measurement import Measurement as Measurement
+    from kezuri.data import from_dataset as from_dataset
+    from kezuri.data import load_data as load_data
+    from kezuri.model.coupling import couple as couple
+    from kezuri.model.load import load_model as load_model
+    from kezuri.model.portable import read_model as read_model
+    from kezuri.model.portable import save_model as save_model
+    from kezuri.model.proof import cut as cut
+    from kezuri.prune.gather import gather as gather
+    from kezuri.prune.select import select_masks as select_masks
+    from kezuri.recipe.compress import compress as compress
+    from kezuri.recipe.prepare import prepare as prepare
+    from kezuri.recipe.recipe import load_recipe as load_recipe
+    from kezuri.recipe.run import resume as resume
+    from kezuri.recipe.run import run as run
+    from kezuri.report.write import write_report as write_report
+    from kezuri.runtime.export import export_onnx as export_onnx
+    from kezuri.runtime.parity import check_parity as check_parity
+    from kezuri.train.evaluate import evaluate as evaluate
+    from kezuri.train.fit import fit as fit
+    from kezuri.train.training import Training as Training
+
+_HOMES = {
+    "KezuriError": "kezuri.core.errors",
+    "Goal": "kezuri.core.goal",
+    "Measurement": "kezuri.core.measurement",
+    "from_dataset": "kezuri.data",
+    "load_data": "kezuri.data",
+    "couple": "kezuri.model.coupling",
+    "load_model": "kezuri.model.load",
+    "read_model": "kezuri.model.portable",
+    "save_model": "kezuri.model.portable",
+    "cut": "kezuri.model.proof",
+    "gather": "kezuri.prune.gather",
+    "select_masks": "kezuri.prune.select",
+    "compress": "kezuri.recipe.compress",
+    "prepare": "kezuri.recipe.prepare",
+    "load_recipe": "kezuri.recipe.recipe",
+    "resume": "kezuri.recipe.run",
+    "run": "kezuri.recipe.run",
+    "write_report": "kezuri.report.write",
+    "export_onnx": "kezuri.runtime.export",
+    "check_parity": "kezuri.runtime.parity",
+    "Training": "kezuri.train.training",
+    "evaluate": "kezuri.train.evaluate",
+    "fit": "kezuri.train.fit",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"kezuri has no {name!r} (has: {', '.join(__all__)})")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -58,11 +58,9 @@ class Goal:
         return self.accuracy
 
     def __str__(self) -> str:
-        parts = [
-            f"accuracy ≥ {self.accuracy:.2%}"
-            if self.accuracy > 0
-            else f"accuracy drop ≤ {-self.accuracy * 100:g} points"
-        ]
+        drop = f"{-self.accuracy * 100:g}"
+        lost = f"accuracy drop ≤ {drop} {'point' if drop == '1' else 'points'}"
+        parts = [f"accuracy ≥ {self.accuracy:.2%}" if self.accuracy > 0 else lost]
         if self.params is not None:
             parts.append(f"params ≤ {self.params:.0%}")
         if self.size is not None:

@@ -46,6 +46,9 @@ class Registry(Mapping[str, Member]):
             raise unknown(self.kind, name, self._members)
         return self._members[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 

@@ -1,7 +1,7 @@
 """One run, finished or not, read from its folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,35 @@ class Round:
     def stands(self) -> bool:
         """Whether the model of this attempt was kept."""
         return self.verdict in ("dense", "accepted")
+
+    @classmethod
+    def of(cls, rows: Sequence[Measurement], decision: Mapping[str, Any]) -> "Round":
+        """The round that some measurements were taken in.
+
+        Args:
+            rows: of one attempt.
+            decision: what was decided about it: `round`, `attempt`, `verdict`, `why`.
+        """
+        said: dict[str, Any] = {}
+        for row in rows:
+            said.update(row.conditions)
+        whole = {m.metric: m.value for m in rows if m.metric in ("params", "macs", "seconds")}
+        sizes = {m.conditions.get("format", "safetensors"): m.value for m in rows if m.metric == "size"}
+        accuracy = {m.conditions.get("split"): m for m in rows if m.metric == "accuracy"}
+        return cls(
+            round=decision["round"],
+            attempt=decision["attempt"],
+            rate=said.get("rate"),
+            lr_ratio=said.get("lr_ratio"),
+            params=whole.get("params"),
+            macs=whole.get("macs"),
+            size=next((sizes[name] for name in FORMATS if name in sizes), None),
+            train=accuracy.get("train"),
+            validation=accuracy.get("validation"),
+            seconds=whole.get("seconds"),
+            verdict=_verdict(decision["round"], said, decision),
+            why=str(decision.get("why") or ""),
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +164,10 @@ class RunView:
             if (key := _turn(row.conditions)) is not None:
                 taken.setdefault(key, []).append(row)
         decided = {key: entry for entry in self.decisions if (key := _turn(entry)) is not None}
-        return tuple(_round(key, taken[key], decided.get(key, {})) for key in sorted(taken))
+        return tuple(
+            Round.of(taken[key], {**decided.get(key, {}), "round": key[0], "attempt": key[1]})
+            for key in sorted(taken)
+        )
 
     @property
     def floor(self) -> float | None:
@@ -227,29 +259,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _turn(said: Mapping[str, Any]) -> tuple[int, int] | None:
     number, attempt = said.get("round"), said.get("attempt", 0)
     return (number, attempt) if isinstance(number, int) and isinstance(attempt, int) else None
-
-
-def _round(key: tuple[int, int], rows: list[Measurement], decision: Mapping[str, Any]) -> Round:
-    said: dict[str, Any] = {}
-    for row in rows:
-        said.update(row.conditions)
-    whole = {m.metric: m.value for m in rows if m.metric in ("params", "macs", "seconds")}
-    sizes = {m.conditions.get("format", "safetensors"): m.value for m in rows if m.metric == "size"}
-    accuracy = {m.conditions.get("split"): m for m in rows if m.metric == "accuracy"}
-    return Round(
-        round=key[0],
-        attempt=key[1],
-        rate=said.get("rate"),
-        lr_ratio=said.get("lr_ratio"),
-        params=whole.get("params"),
-        macs=whole.get("macs"),
-        size=next((sizes[name] for name in FORMATS if name in sizes), None),
-        train=accuracy.get("train"),
-        validation=accuracy.get("validation"),
-        seconds=whole.get("seconds"),
-        verdict=_verdict(key[0], said, decision),
-        why=str(decision.get("why") or ""),
-    )
 
 
 def _verdict(number: int, said: Mapping[str, Any], decision: Mapping[str, Any]) -> str:

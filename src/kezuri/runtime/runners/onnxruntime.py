@@ -23,6 +23,11 @@ class OnnxRuntimeSession:
         self._session = session
         self._input = session.get_inputs()[0]
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """What an image must look like, (C, H, W) for most."""
+        return tuple(self._input.shape[1:])
+
     def run(self, images: Images) -> Logits:
         images = np.ascontiguousarray(images, dtype=np.float32)
         wanted = self._input.shape

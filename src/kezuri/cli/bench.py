@@ -1,0 +1,71 @@
+"""`kezuri bench`: how fast models really are on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files, or folders of runs.", show_default=False)],
+    *,
+    batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
+    threads: Annotated[str, typer.Option(help="A number, or all.")] = "1",
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure, in all.")] = 5.0,
+) -> None:
+    """Times models against each other in ONNX Runtime, call by call; a run stands for its two models."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from kezuri.core.errors import UsageError
+    from kezuri.measure.latency import compare_latency
+    from kezuri.report.numbers import milliseconds, size
+    from kezuri.runtime.runners.onnxruntime import OnnxRuntime
+
+    if threads != "all" and not threads.isdigit():
+        raise UsageError(f"--threads is a number, or all; got {threads!r}")
+    files = _files(models)
+    runner = OnnxRuntime()
+    sessions = {
+        name: runner.prepare(path, threads="all" if threads == "all" else int(threads))
+        for name, path in files.items()
+    }
+    shapes = {session.image_shape for session in sessions.values()}
+    if len(shapes) > 1:
+        raise UsageError(f"models that take different images cannot be compared: {sorted(map(str, shapes))}")
+    channels, height, width = shapes.pop()
+    raced = compare_latency(sessions, (channels, height, width), batch=batch, budget_seconds=seconds)
+    table = Table(title=f"ONNX Runtime, batch {batch}, {threads} thread(s)", title_justify="left", box=None)
+    for heading in ("model", "ms a call", "p10–p90", "speed", "p10–p90", "file", "calls"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name, path in files.items():
+        ms, speed = raced.latencies[name], raced.speedups[name]
+        table.add_row(
+            name,
+            milliseconds(ms.value),
+            f"{milliseconds(ms.low)}–{milliseconds(ms.high)}",
+            f"{speed.value:.2f}×",
+            f"{speed.low:.2f}–{speed.high:.2f}",
+            size(path.stat().st_size),
+            str(ms.samples),
+        )
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _files(models: list[Path]) -> dict[str, Path]:
+    """The ONNX files meant, by the name to print."""
+    from kezuri.artifact.folder import RunFolder
+    from kezuri.core.errors import DataError
+
+    files: dict[str, Path] = {}
+    for model in models:
+        if model.suffix == ".onnx":
+            files[str(model)] = model
+            continue
+        run = RunFolder.open(model)
+        for name in ("dense", "final"):
+            path = run.model(name) / "model.onnx"
+            if not path.is_file():
+                raise DataError(f"{model} has no {name} model yet; `kezuri resume {model}` finishes it")
+            files[name if len(models) == 1 else f"{model.name}/{name}"] = path
+    return files

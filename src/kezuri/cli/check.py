@@ -1,0 +1,45 @@
+"""`kezuri check`: is the recipe right, and what will it need?"""
+
+from pathlib import Path
+
+from kezuri.cli.options import DataRoot, Device, Overrides, RecipeFile, Runs
+
+
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    *,
+    data: DataRoot = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+) -> None:
+    """Validates a recipe, its data and its model, and estimates time and memory; trains nothing."""
+    from kezuri.cli.console import ConsoleListener
+    from kezuri.recipe.check import estimate
+    from kezuri.recipe.prepare import prepare
+    from kezuri.recipe.recipe import load_recipe
+    from kezuri.report.numbers import count, duration, size
+
+    listener = ConsoleListener()
+    loaded = load_recipe(recipe, overrides or [])
+    prepared = prepare(loaded, data_root=data, device=device, near=recipe.parent)
+    needs = estimate(prepared, runs)
+    part = prepared.data
+    listener.say(f"recipe  {recipe}: {len(loaded.steps)} steps, {loaded.goal}")
+    listener.say(
+        f"data    {part.name}: {len(part.train)} training, {len(part.validation)} validation, "
+        f"{0 if part.test is None else len(part.test)} test images of "
+        f"{'×'.join(map(str, part.image_shape))}, {len(part.classes)} classes"
+    )
+    listener.say(
+        f"model   {loaded.model.use}: {count(needs.params)} parameters, {count(needs.macs)} MACs an image"
+    )
+    listener.say(
+        f"time    about {duration(needs.seconds)} on {prepared.device} (rounds get faster as it shrinks)"
+    )
+    free = "" if needs.available is None else f", {size(needs.available)} are free"
+    listener.say(f"memory  about {size(needs.memory)} beside the data{free}")
+    listener.say(f"disk    at most {size(needs.disk)} in {runs / prepared.run_name}")
+    for warning in needs.warnings:
+        listener.warn(warning)
+    listener.say(f"next    kezuri run {recipe}" + "".join(f" {text}" for text in overrides or []))

@@ -1,0 +1,55 @@
+"""`kezuri`: one command a file; anything heavy is imported by the command that needs it."""
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from kezuri.cli import bench, check, compare, compress, demo, list_, new, report, resume, run
+from kezuri.core.errors import KezuriError
+
+app = typer.Typer(
+    name="kezuri",
+    help="Shaves trained neural networks: the smallest or fastest model that keeps its accuracy, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("compress")(compress.compress)
+app.command("run")(run.run)
+app.command("resume")(resume.resume)
+app.command("check")(check.check)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
+app.command("bench")(bench.bench)
+app.command("list")(list_.list_)
+app.command("new")(new.new)
+app.command("demo")(demo.demo)
+
+
+def main() -> NoReturn:
+    """Runs the command; what went wrong on purpose ends in one message and the error's own exit code."""
+    try:
+        app()
+    except KezuriError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("stopped", 130)
+    except MemoryError:
+        _end("out of memory: try a smaller batch size", 4)
+    except BrokenPipeError:  # the reader of our output went away, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    print(f"kezuri: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What to do to a model, as data, and the run that does it."""

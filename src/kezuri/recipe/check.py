@@ -1,0 +1,115 @@
+"""What can be known about a recipe before it runs: whether it fits, how long it takes, what it needs."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kezuri.artifact.folder import RunFolder
+from kezuri.core.errors import ResourceError
+from kezuri.measure.macs import count_macs, count_params
+from kezuri.recipe.prepare import Prepared
+from kezuri.recipe.run import resources_of
+from kezuri.recipe.step import ModelState
+from kezuri.train import Training
+
+_SECONDS_TO_FINISH = 30.0  # export, parity and latency of two models
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need.
+
+    Attributes:
+        seconds: compute, from timed batches of the model as it is; rounds that cut get faster than this.
+        memory: bytes at the peak of training: weights, gradients, momentum, activations of a batch.
+        available: bytes of memory free now, if the system tells.
+        disk: bytes the run folder will take at most.
+        params, macs: of the model it begins with; macs for one image.
+        warnings: settings that are allowed but known to fail.
+    """
+
+    seconds: float
+    memory: float
+    available: float | None
+    disk: float
+    params: int
+    macs: int
+    warnings: list[str]
+
+
+def estimate(prepared: Prepared, runs: Path) -> Estimate:
+    """Times a few batches and adds up.
+
+    Raises:
+        ResourceError: the disk that holds `runs` has less room than the run needs.
+    """
+    resources = resources_of(prepared, RunFolder(runs / prepared.run_name))
+    state = ModelState(prepared.model)
+    seconds = sum(step.seconds(state, resources) for step in prepared.recipe.steps) + _SECONDS_TO_FINISH
+    count = count_params(prepared.model)
+    batch = max(getattr(step, "batch_size", Training().batch_size) for step in prepared.recipe.steps)
+    memory = 16.0 * count + _activations(prepared.model, prepared.data.image_shape) * batch
+    rounds = max(getattr(step, "rounds", 1) for step in prepared.recipe.steps)
+    disk = 4.0 * count * (8 + min(rounds, 3)) + 5e6
+    free = shutil.disk_usage(_existing(runs)).free
+    if free < disk:
+        raise ResourceError(
+            f"the run needs about {disk / 1e6:,.0f} MB in {runs}, {free / 1e6:,.0f} MB are free"
+        )
+    warnings = [warning for step in prepared.recipe.steps for warning in step.warnings()]
+    return Estimate(
+        seconds,
+        memory,
+        _available(),
+        disk,
+        count,
+        count_macs(prepared.model, prepared.data.image_shape),
+        warnings,
+    )
+
+
+def _activations(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
+    """Bytes that training keeps for the backward pass, for one image."""
+    kept: dict[int, int] = {}
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    device = next(model.parameters()).device
+    with _evaluating(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.zeros(2, *image_shape, device=device))
+    return sum(kept.values()) / 2
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _available() -> float | None:
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _existing(path: Path) -> Path:
+    path = path.resolve()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,116 @@
+"""The end of a run: export, parity, and every measurement of the dense and the final model, side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kezuri.artifact.folder import RunFolder
+from kezuri.core.measurement import Measurement
+from kezuri.data import Part
+from kezuri.measure.accuracy import accuracy_measurement
+from kezuri.measure.damage import damage
+from kezuri.measure.efficiency import efficiency
+from kezuri.measure.latency import compare_latency
+from kezuri.measure.macs import cost
+from kezuri.measure.memory import peak_memory
+from kezuri.measure.size import file_sizes, weights_size
+from kezuri.measure.sparsity import sparsity
+from kezuri.recipe.answer import answer
+from kezuri.recipe.step import ModelState, Resources
+from kezuri.runtime.export import export_onnx
+from kezuri.runtime.parity import check_parity
+from kezuri.runtime.runner import Threads
+from kezuri.runtime.runners.onnxruntime import OnnxRuntime
+from kezuri.train import evaluate
+
+STAGE = "final"
+BATCH = 250
+LATENCY_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """A model as it ships."""
+
+    name: str
+    state: ModelState
+    onnx: Path
+
+
+def finish(dense: ModelState, final: ModelState, resources: Resources, folder: RunFolder) -> None:
+    """Exports, proves and measures the dense and the final model, and writes the answer.
+
+    Predictions, and so accuracies, are those of ONNX Runtime on the exported file. The test images are used
+    here and nowhere else.
+
+    Raises:
+        ParityFailed: an exported model does not answer as the PyTorch one.
+        ModelError: a model cannot be exported.
+    """
+    stages, data = resources.stages, resources.data
+    if stages.record(STAGE) is not None:
+        return
+    resources.listener.say("exporting to ONNX, checking parity, measuring")
+    rows: list[Measurement] = []
+    shipped = []
+    for name, state in (("dense", dense), ("final", final)):
+        state.model.eval()
+        stages.save_in(folder.model(name), state)
+        onnx = export_onnx(state.model, data.image_shape, folder.model(name) / "model.onnx")
+        parity = check_parity(state.model, onnx, data.validation, device=resources.device)
+        shipped.append(_Shipped(name, state, onnx))
+        rows += [m.under(model=name) for m in (*parity.measurements(), *_alone(shipped[-1], resources))]
+    rows += _together(shipped, resources)
+    stages.manifest.update(answer=answer(resources.goal, rows, stages.manifest.read().get("stop") or {}))
+    stages.manifest.seal(*(path for one in shipped for path in sorted(one.onnx.parent.iterdir())))
+    stages.finish(STAGE, record={"measured": len(rows)}, measurements=rows)
+
+
+def _alone(one: _Shipped, resources: Resources) -> list[Measurement]:
+    """What is measured of each model by itself."""
+    shape = resources.data.image_shape
+    validation = evaluate(one.state.model, resources.data.validation, device=resources.device)
+    correct = int((validation.predictions == validation.labels).sum())
+    rows = [
+        accuracy_measurement(correct, len(validation.labels), split="validation"),
+        *cost(one.state.model, shape),
+        *file_sizes(one.onnx),
+        weights_size(one.state.model),
+        peak_memory(one.onnx, shape),
+    ]
+    return rows + list(sparsity(one.state.model)) if one.state.masks is not None else rows
+
+
+def _together(shipped: list[_Shipped], resources: Resources) -> list[Measurement]:
+    """What is measured of the models against each other."""
+    data = resources.data
+    split, part = ("test", data.test) if data.test is not None else ("validation", data.validation)
+    rows: list[Measurement] = []
+    predictions: dict[str, Tensor] = {}
+    for one in shipped:
+        predictions[one.name] = _predict(one.onnx, part)
+        correct = int((predictions[one.name] == part.labels).sum())
+        if split == "test":
+            rows.append(
+                accuracy_measurement(correct, len(part), split=split).under(
+                    model=one.name, runtime="onnxruntime"
+                )
+            )
+        megabytes = one.onnx.stat().st_size
+        rows.append(efficiency(correct / len(part), megabytes).under(model=one.name, split=split))
+    everyone: tuple[Threads, ...] = (1, "all")
+    for threads in everyone:
+        sessions = {one.name: OnnxRuntime().prepare(one.onnx, threads=threads) for one in shipped}
+        raced = compare_latency(sessions, data.image_shape, budget_seconds=LATENCY_SECONDS)
+        rows += [m.under(model=name) for name, m in raced.latencies.items()]
+        rows.append(raced.speedups["final"].under(model="final", threads=threads))
+    changed = damage(part.labels, predictions["dense"], predictions["final"], data.classes)
+    return rows + [m.under(model="final", split=split) for m in changed]
+
+
+def _predict(onnx: Path, part: Part) -> Tensor:
+    session = OnnxRuntime().prepare(onnx, threads="all")
+    answers = [torch.from_numpy(session.run(b.images.numpy())).argmax(1) for b in part.batches(BATCH)]
+    return torch.cat(answers)

@@ -1,0 +1,36 @@
+"""Who hears what a run does: the command line prints it, a notebook may draw it, tests stay silent."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from kezuri.core.measurement import Measurement
+from kezuri.train.progress import NullProgress, Progress
+
+
+class Listener(Progress, Protocol):
+    """A progress display that also hears sentences and finished rounds."""
+
+    def say(self, text: str) -> None:
+        """One finished sentence for the reader."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something that is allowed but known to go wrong."""
+        ...
+
+    def round_done(self, measurements: list[Measurement], decision: Mapping[str, Any]) -> None:
+        """What was measured of one attempt at a round, and what was decided: round, attempt, verdict, why."""
+        ...
+
+
+class SilentListener(NullProgress):
+    """Hears and says nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def round_done(self, measurements: list[Measurement], decision: Mapping[str, Any]) -> None:
+        """Nothing."""

@@ -1,0 +1,176 @@
+"""The loop of prune rounds: keeps the accuracy floor by itself, sees saturation, resumes after a kill."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kezuri.core.goal import Goal
+from kezuri.core.seeds import derive
+from kezuri.recipe.rounds import Prospect, attempt, baseline, survey
+from kezuri.recipe.step import ModelState, Resources
+
+if TYPE_CHECKING:
+    from kezuri.recipe.steps.prune import Prune
+
+FACTORS = (1.0, 0.5, 0.25)  # of the round's rate: as asked, then gentler after a roll-back
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a loop ended.
+
+    Attributes:
+        kind: `rounds` (all done), `floor`, or `saturation`.
+        why: one sentence for the reader.
+    """
+
+    kind: str
+    why: str
+
+
+class Loop:
+    """One run of the rounds.
+
+    Args:
+        plan: the prune step's settings.
+        start: the model before the first round; it is not changed.
+        resources: what the step may use.
+        stage: the step's name; every attempt at a round is a stage of its own below it.
+    """
+
+    def __init__(self, plan: "Prune", start: ModelState, resources: Resources, stage: str) -> None:
+        self.plan = plan
+        self.start = start
+        self.resources = resources
+        self.stages = resources.stages
+        self.stage = stage
+        self.goal: Goal = plan.keep or resources.goal
+        self.decisions: list[dict[str, Any]] = []
+        self._last: str | None = (
+            None  # the last accepted attempt, where the next round begins; None: the start
+        )
+        self._best: tuple[str, Record] | None = None  # the accepted attempt that the result comes from
+        self._held: dict[str, ModelState] = {}
+
+    def run(self) -> tuple[ModelState, Stop]:
+        """The best model that keeps the floor, and why the loop ended."""
+        before = self._baseline()
+        floor, size = self.goal.floor(before["accuracy"]), before["size"]
+        gentleness = 0
+        stop = Stop("rounds", f"all {self.plan.schedule.rounds} rounds are done")
+        for round_ in range(1, self.plan.schedule.rounds + 1):
+            record, gentleness = self._round(round_, floor, gentleness)
+            if record["verdict"] == "rolled back":
+                stop = Stop("floor", f"round {round_} fell below the floor even at a quarter of its rate")
+                break
+            if record["verdict"] == "stopped":
+                stop = Stop("saturation", f"round {round_} found nothing more that may be removed")
+                break
+            shrunk, size = 1 - record["size"] / size, record["size"]
+            if self.plan.cuts and shrunk < self.plan.saturation:
+                share = f"{shrunk:.1%} smaller, less than {self.plan.saturation:.0%}"
+                stop = Stop("saturation", f"round {round_} made the model only {share}")
+                break
+        self.stages.manifest.update(stop={"kind": stop.kind, "why": stop.why})
+        return self._state_of(self._best[0] if self._best else None), stop
+
+    def _baseline(self) -> Record:
+        name = f"{self.stage}.round-0"
+        record = self.stages.record(name)
+        if record is None:
+            accuracy, size, measurements = baseline(self.plan, self.start, self.resources)
+            record = {"accuracy": accuracy, "size": size}
+            rows = [m.under(model="round", round=0, attempt=0, accepted=True) for m in measurements]
+            self.stages.finish(name, record=record, measurements=rows)
+        self._tell(name, {"round": 0, "attempt": 0, "verdict": "dense", "why": ""})
+        return record
+
+    def _round(self, round_: int, floor: float, gentleness: int) -> tuple[Record, int]:
+        """The record that decides a round, and how gentle it had to be; later rounds begin as gently."""
+        prospect: Prospect | None = None
+        record: Record = {}
+        for index in range(gentleness, len(FACTORS)):
+            name = f"{self.stage}.round-{round_}.attempt-{index}"
+            found = self.stages.record(name)
+            if found is None:
+                if prospect is None:
+                    seed = derive(self.resources.seed, self.stage, "evidence", round_)
+                    prospect = survey(self.plan, self._state_of(self._last), self.resources, seed=seed)
+                found = self._attempt(prospect, name, round_=round_, index=index, floor=floor)
+            record = found
+            self._remember(name, record)
+            if record["verdict"] != "rolled back":
+                return record, index
+        return record, gentleness
+
+    def _attempt(self, prospect: Prospect, name: str, *, round_: int, index: int, floor: float) -> Record:
+        rate = self.plan.schedule.rates()[round_ - 1] * FACTORS[index]
+        place = {"round": round_, "attempt": index, "rate": rate}
+        outcome = attempt(
+            self.plan,
+            self._state_of(self._last),
+            prospect,
+            self.resources,
+            round_=round_,
+            rate=rate,
+            stage=name,
+            timed=self.goal.objective == "fastest",
+        )
+        if outcome is None:
+            record = {**place, "verdict": "stopped", "why": "nothing more may be removed"}
+            self.stages.finish(name, record=record)
+            return record
+        accepted = outcome.accuracy >= floor
+        relation = "keeps" if accepted else "is below"
+        record = {
+            **place,
+            "verdict": "accepted" if accepted else "rolled back",
+            "why": f"validation accuracy {outcome.accuracy:.2%} {relation} the floor {floor:.2%}",
+            "accuracy": outcome.accuracy,
+            "size": outcome.size,
+            "latency": outcome.latency,
+            "layers": outcome.layers,
+        }
+        ratio = self.plan.finetune.ratio(round_)
+        rows = [
+            m.under(model="round", **place, lr_ratio=ratio, accepted=accepted) for m in outcome.measurements
+        ]
+        self.stages.finish(name, record=record, measurements=rows, state=outcome.state if accepted else None)
+        if accepted:
+            self._held = {name: outcome.state}
+        return record
+
+    def _remember(self, name: str, record: Record) -> None:
+        """Takes a finished attempt into account, whether it was made now or before a kill."""
+        self.decisions.append(
+            {key: record.get(key) for key in ("round", "attempt", "rate", "verdict", "why")}
+        )
+        if record["verdict"] == "accepted":
+            needed = {self._last, self._best[0] if self._best else None}
+            self._last = name
+            if self._is_better(record):
+                self._best = (name, record)
+            assert self._best is not None
+            for old in needed - {None, self._last, self._best[0]}:
+                self.stages.forget_model(str(old))
+        cuts = self._best[1]["layers"] if self._best else []
+        self.stages.manifest.update(decisions=self.decisions, cuts=cuts)
+        self._tell(name, self.decisions[-1])
+
+    def _is_better(self, record: Record) -> bool:
+        if self.goal.objective == "smallest" or self._best is None:
+            return True  # every accepted round is smaller than the one before
+        return bool(record["latency"] < self._best[1]["latency"])
+
+    def _state_of(self, name: str | None) -> ModelState:
+        if name is None:
+            return self.start
+        if name not in self._held:
+            self._held = {name: self.stages.state(name)}
+        return self._held[name]
+
+    def _tell(self, name: str, decision: Record) -> None:
+        rows = [m for m in self.stages.journal.read() if m.conditions["stage"] == name]
+        self.resources.listener.round_done(rows, decision)

@@ -1,0 +1,159 @@
+"""Everything a run needs, checked before any long work: data, model, device, and the run's name."""
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kezuri.artifact.atomic import sha256_of
+from kezuri.core.errors import DataError, ModelError
+from kezuri.data import Data, load_data
+from kezuri.model.load import ModelSpec, check_fits, load_model
+from kezuri.recipe.recipe import Recipe
+from kezuri.train import choose_device
+
+IN_MEMORY = "<in memory>"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe and its inputs, loaded and checked.
+
+    Attributes:
+        recipe: the recipe.
+        data: the data set, split.
+        model: the model the recipe begins with.
+        fresh: builds that model's structure anew.
+        spec: how to rebuild the model by name; None for a model that exists in memory only.
+        device: where to train.
+        inputs: hashes of what the recipe names but does not contain: data, weights, model code.
+    """
+
+    recipe: Recipe
+    data: Data
+    model: nn.Module
+    fresh: Callable[[], nn.Module]
+    spec: ModelSpec | None
+    device: torch.device
+    inputs: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits: equal only for the same complete recipe on the same inputs."""
+        text = json.dumps({"recipe": self.recipe.to_json(), "inputs": dict(self.inputs)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def run_name(self) -> str:
+        """The folder's name."""
+        return f"{self.recipe.name}-{self.fingerprint}"
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    data_root: Path | None = None,
+    device: str = "auto",
+    near: Path | None = None,
+) -> Prepared:
+    """Loads and checks what a recipe names.
+
+    Args:
+        recipe: the recipe.
+        model: takes the place of the recipe's model.
+        data: takes the place of the recipe's data.
+        data_root: the folder data sets lie in.
+        device: `auto`, `cpu`, `cuda`, …
+        near: the recipe's folder; weights are looked for there first.
+
+    Raises:
+        DataError: data or weights are missing or damaged.
+        ModelError: the model cannot be built, or does not fit the data.
+    """
+    where = choose_device(device)
+    loaded = data if data is not None else _load(recipe, data_root)
+    inputs = {"data": loaded.fingerprint}
+    if model is not None:
+        kept = copy.deepcopy(model).cpu()
+        inputs["model"] = _state_hash(kept)
+        check_fits(kept, loaded.image_shape, len(loaded.classes))
+        return Prepared(recipe, loaded, copy.deepcopy(kept), lambda: copy.deepcopy(kept), None, where, inputs)
+    if recipe.model.use == IN_MEMORY:
+        raise ModelError(
+            "this run began with a model that existed in Python only; call kezuri.compress with the same "
+            "model, data and settings again, and it resumes where it stopped"
+        )
+    spec = ModelSpec(recipe.model.use, recipe.model.options)
+    classes, shape = len(loaded.classes), loaded.image_shape
+
+    def fresh() -> nn.Module:
+        return load_model(spec, classes=classes, image_shape=shape, seed=recipe.seed)
+
+    weights = find_weights(recipe.model.weights, near) if recipe.model.weights else None
+    built = load_model(spec, classes=classes, image_shape=shape, seed=recipe.seed, weights=weights)
+    check_fits(built, shape, classes)
+    if weights is not None:
+        inputs["weights"] = sha256_of(weights)
+    code = Path(recipe.model.use.rpartition(":")[0])
+    if code.suffix == ".py" and code.exists():
+        inputs["code"] = sha256_of(code)
+    return Prepared(recipe, loaded, built, fresh, spec, where, inputs)
+
+
+def find_weights(name: str, near: Path | None) -> Path:
+    """The weights file, looked for beside the recipe, here, and in `KEZURI_MODELS`.
+
+    Raises:
+        DataError: it is in none of them; the message lists what was tried.
+    """
+    folders: Sequence[Path] = [
+        *([near] if near else []),
+        Path.cwd(),
+        *([Path(os.environ["KEZURI_MODELS"])] if os.environ.get("KEZURI_MODELS") else []),
+    ]
+    tried = list(dict.fromkeys((folder / name).resolve() for folder in folders))
+    for path in tried:
+        if path.is_file():
+            return path
+    raise DataError(f"no weights {name!r}; tried:\n" + "\n".join(f"  {path}" for path in tried))
+
+
+def _load(recipe: Recipe, root: Path | None) -> Data:
+    choice = recipe.data
+    if choice.use == IN_MEMORY:
+        raise DataError(
+            "this run began with data that existed in Python only; call kezuri.compress again to resume it"
+        )
+    normalize = None if choice.normalize is None else (choice.normalize.mean, choice.normalize.std)
+    return load_data(
+        choice.use, root=root, validation=choice.validation, seed=choice.split_seed, normalize=normalize
+    )
+
+
+def _state_hash(model: nn.Module) -> str:
+    digest = hashlib.sha256(repr(model).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(prepared: Prepared) -> dict[str, Any]:
+    """Plain data for the manifest."""
+    return {
+        "name": prepared.recipe.name,
+        "fingerprint": prepared.fingerprint,
+        "inputs": dict(prepared.inputs),
+        "seed": prepared.recipe.seed,
+        "device": str(prepared.device),
+        "data": prepared.data.describe(),
+    }

@@ -1,0 +1,247 @@
+"""One round of pruning: gather evidence, choose, cut with proof or mask, retrain, measure."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from kezuri.core.errors import KezuriError
+from kezuri.core.measurement import Measurement
+from kezuri.core.seeds import derive
+from kezuri.measure.accuracy import accuracy_measurement
+from kezuri.measure.latency import latency
+from kezuri.measure.macs import cost
+from kezuri.measure.size import weights_size
+from kezuri.measure.sparsity import sparsity
+from kezuri.model.coupling import Couplings, couple
+from kezuri.model.proof import Proof, cut
+from kezuri.prune.evidence import Evidence
+from kezuri.prune.gather import gather
+from kezuri.prune.masks import Masks
+from kezuri.prune.select import Selection, select_masks
+from kezuri.recipe.step import ModelState, Resources
+from kezuri.runtime.export import export_onnx
+from kezuri.runtime.runners.onnxruntime import OnnxRuntime
+from kezuri.train import evaluate, fit
+
+if TYPE_CHECKING:
+    from kezuri.recipe.steps.prune import Prune
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What a round learnt about the model before it removes anything; every attempt of the round shares it.
+
+    Attributes:
+        couplings: what must be cut together; None where nothing is cut.
+        evidence: what the criterion asked for.
+        seconds: how long it took.
+    """
+
+    couplings: Couplings | None
+    evidence: Mapping[str, Evidence]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model after one attempt at a round.
+
+    Attributes:
+        state: the retrained model.
+        accuracy: on the validation images, as a fraction.
+        size: bytes of its weights.
+        latency: milliseconds an image in ONNX Runtime on one thread, where it was asked for.
+        measurements: all that was measured.
+        layers: channels of each layer since the recipe began, with the reason where nothing may be cut.
+    """
+
+    state: ModelState
+    accuracy: float
+    size: float
+    latency: float | None
+    measurements: list[Measurement]
+    layers: list[dict[str, Any]]
+
+
+def survey(plan: "Prune", state: ModelState, resources: Resources, *, seed: int) -> Prospect:
+    """Couples the model's channels and gathers the criterion's evidence."""
+    begin = perf_counter()
+    couplings = couple(state.model, resources.example, protect=plan.ignore) if plan.cuts else None
+    evidence = gather(
+        state.model,
+        plan.criterion,
+        resources.data,
+        couplings=couplings,
+        batch_size=plan.finetune.batch_size,
+        seed=seed,
+        device=resources.device,
+        progress=resources.listener,
+    )
+    return Prospect(couplings, evidence, perf_counter() - begin)
+
+
+def baseline(
+    plan: "Prune", state: ModelState, resources: Resources
+) -> tuple[float, float, list[Measurement]]:
+    """Validation accuracy, size and all measurements of the model before the first round."""
+    accuracy, size, measurements = _describe(state, resources)
+    couplings = couple(state.model, resources.example, protect=plan.ignore) if plan.cuts else None
+    return accuracy, size, measurements + _widths(_layers(couplings, {}, resources))
+
+
+def attempt(
+    plan: "Prune",
+    state: ModelState,
+    prospect: Prospect,
+    resources: Resources,
+    *,
+    round_: int,
+    rate: float,
+    stage: str,
+    timed: bool = False,
+) -> Outcome | None:
+    """Removes `rate` of what is left, retrains and measures. The state given is not changed.
+
+    Returns:
+        None when nothing more may be removed.
+    """
+    begin = perf_counter()
+    masked = 0.0 if state.masks is None else state.masks.sparsity
+    selection = select_masks(
+        state.model,
+        1 - (1 - masked) * (1 - rate),
+        criterion=plan.criterion,
+        granularity=plan.granularity,
+        scope=plan.scope,
+        allocation=plan.allocation,
+        evidence=prospect.evidence,
+        couplings=prospect.couplings,
+        ignore=() if plan.cuts else plan.ignore,  # couplings know them already, as protected
+    )
+    if all(bool(mask.all()) for mask in selection.masks.values()):
+        return None
+    smaller, proof = _remove(state, prospect.couplings, selection, resources)
+    after_cut = evaluate(smaller.model, resources.data.validation, device=resources.device)
+    removing = perf_counter() - begin
+    fitted = fit(
+        smaller.model,
+        resources.data,
+        plan.finetune.training(round_),
+        seed=derive(resources.seed, stage, "finetune"),
+        device=resources.device,
+        checkpoint=resources.stages.checkpoint(stage),
+        progress=resources.listener,
+        hooks=() if smaller.masks is None else (smaller.masks.hold(),),
+    )
+    accuracy, size, measurements = _describe(smaller, resources)
+    layers = _layers(prospect.couplings, selection.kept_channels or {}, resources)
+    before = _accuracy(after_cut, "validation").under(moment="after the cut, before retraining")
+    measurements += [
+        *_widths(layers),
+        Measurement("accuracy_after_cut", before.value, "fraction", samples=before.samples),
+    ]
+    if proof is not None:
+        measurements.append(Measurement("proof_error", proof.error, "relative", samples=proof.inputs))
+    ms = _latency(smaller.model, resources) if timed else None
+    phases = {"evidence": prospect.seconds, "cut and proof": removing, "finetune": fitted.seconds}
+    measurements += [
+        *([] if ms is None else [ms]),
+        *(
+            Measurement("phase_seconds", value, "s", conditions={"phase": name})
+            for name, value in phases.items()
+        ),
+        Measurement("seconds", prospect.seconds + perf_counter() - begin, "s"),
+    ]
+    return Outcome(smaller, accuracy, size, None if ms is None else ms.value, measurements, layers)
+
+
+def _remove(
+    state: ModelState, couplings: Couplings | None, selection: Selection, resources: Resources
+) -> tuple[ModelState, Proof | None]:
+    """Cuts the channels out, with proof, or sets the weights to zero; in a copy."""
+    if couplings is None or selection.kept_channels is None:
+        model = copy.deepcopy(state.model)
+        masks = _both(state.masks, selection.masks)
+        masks.apply_(model)
+        return ModelState(model, state.structure, masks), None
+    if state.masks is not None:
+        raise KezuriError("channels cannot be cut from a masked model yet: cut first, then mask")
+    done = cut(state.model, couplings, selection.kept_channels, resources.example)
+    for name, why in done.rejected.items():
+        resources.listener.warn(f"{name} was left whole, the proof failed with it: {why}")
+    return ModelState(done.model, state.structure.then(done.structure)), done.proof
+
+
+def _both(earlier: Masks | None, later: Masks) -> Masks:
+    """What both keep."""
+    if earlier is None:
+        return later
+    shared = {name: mask & earlier[name] if name in earlier else mask for name, mask in later.items()}
+    return Masks({**earlier, **shared})
+
+
+def _describe(state: ModelState, resources: Resources) -> tuple[float, float, list[Measurement]]:
+    data, device = resources.data, resources.device
+    validation = evaluate(state.model, data.validation, device=device)
+    train = evaluate(
+        state.model, data.train.subset(min(len(data.train), len(data.validation))), device=device
+    )
+    params, macs = cost(state.model, data.image_shape)
+    size = weights_size(state.model)
+    rows = [_accuracy(validation, "validation"), _accuracy(train, "train"), params, macs, size]
+    if state.masks is not None:
+        rows += sparsity(state.model)
+    return validation.accuracy, size.value, rows
+
+
+def _accuracy(found: Any, split: str) -> Measurement:
+    correct = int((found.predictions == found.labels).sum())
+    return accuracy_measurement(correct, len(found.labels), split=split)
+
+
+def _latency(model: nn.Module, resources: Resources) -> Measurement:
+    with TemporaryDirectory() as folder:
+        path = export_onnx(model, resources.data.image_shape, Path(folder) / "model.onnx")
+        return latency(OnnxRuntime().prepare(path), resources.data.image_shape, budget_seconds=3.0)
+
+
+def _layers(
+    couplings: Couplings | None, kept: Mapping[str, Any], resources: Resources
+) -> list[dict[str, Any]]:
+    """Each layer's channels before the recipe began and now, and what became of them."""
+    if couplings is None:
+        return []
+    dense = {name: module for name, module in resources.fresh().named_modules()}
+    rows = []
+    for row in couplings.explain(kept):
+        module = dense.get(row.layer)
+        before = getattr(module, "out_channels", getattr(module, "out_features", row.width))
+        cut_before = row.state == "kept" and row.kept < before
+        rows.append(
+            {
+                "layer": row.layer,
+                "before": before,
+                "after": row.kept,
+                "state": "cut" if cut_before else row.state,
+                "reason": row.reason,
+            }
+        )
+    return rows
+
+
+def _widths(layers: list[dict[str, Any]]) -> list[Measurement]:
+    return [
+        Measurement(
+            "channels",
+            layer["after"],
+            "count",
+            conditions={"layer": layer["layer"], "before": layer["before"]},
+        )
+        for layer in layers
+    ]

@@ -1,0 +1,214 @@
+"""Runs a recipe: a folder comes out that holds the models, every measurement and how it was made."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from kezuri.artifact.atomic import explain, read_json, write_bytes, write_json
+from kezuri.artifact.folder import RunFolder
+from kezuri.artifact.manifest import Manifest, environment, now
+from kezuri.core.errors import CorruptArtifact, Interrupted, KezuriError, ResourceError, UsageError
+from kezuri.model.portable import read_model, save_model
+from kezuri.prune.masks import Masks
+from kezuri.recipe.finish import finish
+from kezuri.recipe.listener import Listener, SilentListener
+from kezuri.recipe.prepare import Prepared, describe, prepare
+from kezuri.recipe.recipe import Recipe, recipe_from_json
+from kezuri.recipe.stages import Stages
+from kezuri.recipe.step import ModelState, Resources
+
+
+def run(
+    prepared: Prepared,
+    *,
+    runs: Path,
+    listener: Listener | None = None,
+    as_written: str | None = None,
+    threads: int | None = None,
+) -> RunFolder:
+    """Runs a prepared recipe, or goes on where an earlier run of it stopped.
+
+    Args:
+        prepared: the recipe with its inputs.
+        runs: the folder that holds the runs; this one gets `<name>-<fingerprint>` inside it.
+        listener: hears what happens.
+        as_written: the recipe file's text, kept beside the complete recipe.
+        threads: for training; a run that goes on keeps the number it began with, because another one
+            changes the last bits of the weights.
+
+    Raises:
+        KezuriError: whatever went wrong; the run can be resumed.
+    """
+    listener = listener or SilentListener()
+    folder = RunFolder(runs / prepared.run_name)
+    manifest = Manifest(folder)
+    with _locked(folder):
+        begun = manifest.read()
+        if begun.get("status") == "finished":
+            listener.say(f"{folder.path} is finished already")
+            return folder
+        _set_threads(threads, begun, listener)
+        if not folder.recipe.exists():
+            write_json(folder.recipe, prepared.recipe.to_json())
+        if as_written is not None and not folder.recipe_as_written.exists():
+            write_bytes(folder.recipe_as_written, as_written.encode())
+        manifest.update(
+            **describe(prepared),
+            **environment(),
+            threads=torch.get_num_threads(),
+            status="running",
+            reason=None,
+            began=begun.get("began", now()),
+        )
+        with _ending_said(folder, manifest, earlier=begun.get("seconds", 0.0)):
+            _go(prepared, folder, listener)
+    return folder
+
+
+def resume(
+    path: Path, *, data_root: Path | None = None, device: str = "auto", listener: Listener | None = None
+) -> RunFolder:
+    """Goes on with the run in a folder; recipe, seed and threads are the run's own.
+
+    Raises:
+        DataError: the folder holds no run, or its data changed since.
+        UsageError: model code or weights changed since.
+    """
+    folder = RunFolder.open(path)
+    recipe = recipe_from_json(read_json(folder.recipe), str(folder.recipe))
+    before = Manifest(folder).read()
+    root = data_root or (Path(before["data_root"]) if before.get("data_root") else None)
+    prepared = prepare(recipe, data_root=root, device=device, near=path)
+    if prepared.run_name != path.resolve().name:
+        changed = [
+            name for name, hash_ in prepared.inputs.items() if before.get("inputs", {}).get(name) != hash_
+        ]
+        raise UsageError(
+            f"{path} cannot go on: its {' and '.join(changed) or 'recipe'} changed since it began; "
+            f"start a new run instead"
+        )
+    return run(prepared, runs=path.resolve().parent, listener=listener)
+
+
+def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
+    resources = resources_of(prepared, folder, listener)
+    state = dense = ModelState(prepared.model.to(prepared.device))
+    dense_is_known = False
+    for number, step in enumerate(prepared.recipe.steps, start=1):
+        if step.compresses and not dense_is_known:
+            dense, dense_is_known = state, True
+        for warning in step.warnings():
+            listener.warn(warning)
+        state = step.apply(state, resources, stage=f"{number}-{stage_name(prepared.recipe, number)}")
+    finish(dense if dense_is_known else state, state, resources, folder)
+
+
+def resources_of(prepared: Prepared, folder: RunFolder, listener: Listener | None = None) -> Resources:
+    """What the steps of a run may use."""
+    return Resources(
+        data=prepared.data,
+        device=prepared.device,
+        seed=prepared.recipe.seed,
+        goal=prepared.recipe.goal,
+        stages=stages_of(prepared, folder),
+        fresh=prepared.fresh,
+        listener=listener or SilentListener(),
+    )
+
+
+def stage_name(recipe: Recipe, number: int) -> str:
+    """The registered name of a step, counted from 1."""
+    from kezuri.recipe.step import steps
+
+    return steps.name_of(recipe.steps[number - 1])
+
+
+def stages_of(prepared: Prepared, folder: RunFolder) -> Stages:
+    """The stages of a run, able to save and rebuild its models."""
+
+    def save(path: Path, state: ModelState) -> None:
+        save_state(path, state, prepared)
+
+    def load(path: Path) -> ModelState:
+        saved = read_model(path, build=prepared.fresh)
+        masks = Masks(saved.masks) if saved.masks else None
+        return ModelState(saved.model.to(prepared.device), saved.structure, masks)
+
+    return Stages(folder, save=save, load=load)
+
+
+def save_state(path: Path, state: ModelState, prepared: Prepared) -> None:
+    """Writes a model state as a portable model."""
+    save_model(
+        path,
+        state.model,
+        spec=prepared.spec,
+        classes=len(prepared.data.classes),
+        image_shape=prepared.data.image_shape,
+        structure=state.structure,
+        masks=None if state.masks is None else dict(state.masks),
+    )
+
+
+@contextmanager
+def _locked(folder: RunFolder) -> Iterator[None]:
+    """Keeps a second process out of the folder; the lock dies with its process."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        file = (folder.path / ".lock").open("w")
+    except OSError as error:
+        raise explain(error, folder.path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{folder.path} is being worked on by another process") from error
+        yield
+
+
+@contextmanager
+def _ending_said(folder: RunFolder, manifest: Manifest, *, earlier: float) -> Iterator[None]:
+    """Notes in the manifest how the run ended and how long it worked, kills excepted."""
+    begin = perf_counter()
+
+    def note(status: str, reason: str | None) -> None:
+        try:
+            manifest.update(status=status, reason=reason, seconds=earlier + perf_counter() - begin)
+        except (ResourceError, CorruptArtifact):
+            if status == "finished":
+                raise
+
+    again = f"resume with: kezuri resume {folder.path}"
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        note("interrupted", "stopped by the user")
+        raise Interrupted(f"stopped; nothing is lost, {again}") from error
+    except KezuriError as error:
+        note("failed", str(error))
+        raise
+    except OSError as error:
+        wrapped = explain(error, folder.path)
+        note("failed", str(wrapped))
+        raise type(wrapped)(f"{wrapped}; {again}") from error
+    except MemoryError as error:
+        note("failed", "out of memory")
+        raise ResourceError(f"out of memory: try a smaller batch_size; {again}") from error
+    except Exception as error:
+        note("failed", f"{type(error).__name__}: {error}")
+        raise
+    note("finished", None)
+
+
+def _set_threads(threads: int | None, begun: dict[str, object], listener: Listener) -> None:
+    before = begun.get("threads")
+    if isinstance(before, int):
+        if threads not in (None, before):
+            listener.warn(f"this run began with {before} threads and goes on with them")
+        threads = before
+    if threads is not None:
+        torch.set_num_threads(threads)

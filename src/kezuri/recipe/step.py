@@ -1,0 +1,84 @@
+"""The role of a step: one action of a recipe, and what flows between steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kezuri.core.goal import Goal
+from kezuri.core.measurement import Measurement
+from kezuri.core.registry import Registry
+from kezuri.data import Data
+from kezuri.model.shrink import Structure
+from kezuri.prune.masks import Masks
+from kezuri.recipe.listener import Listener, SilentListener
+from kezuri.recipe.stages import Stages
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What flows from step to step.
+
+    Attributes:
+        model: the model as it is now.
+        structure: what stayed of each tensor, in positions of the model the recipe began with.
+        masks: weights that are held at zero, by parameter name; None when there are none.
+    """
+
+    model: nn.Module
+    structure: Structure = field(default_factory=Structure)
+    masks: Masks | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a step may use.
+
+    Attributes:
+        data: the data set; steps never look at its test part.
+        device: where to train.
+        seed: the run's seed; purposes derive theirs from it.
+        goal: the run's goal, for steps that keep none of their own.
+        stages: finished work, so that a killed run resumes.
+        listener: hears what happens.
+        fresh: builds the model the recipe began with, structure only.
+    """
+
+    data: Data
+    device: torch.device
+    seed: int
+    goal: Goal
+    stages: Stages
+    fresh: Callable[[], nn.Module]
+    listener: Listener = field(default_factory=SilentListener)
+
+    @property
+    def example(self) -> Tensor:
+        """Two images of the data's shape, (2, C, H, W), to trace the model with."""
+        return torch.zeros(2, *self.data.image_shape, device=self.device)
+
+
+class Step(Protocol):
+    """One action of a recipe; wires methods to a model."""
+
+    compresses: ClassVar[bool]
+    """Whether the model before this step is the dense one that results are compared with."""
+
+    def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:
+        """Does it. `stage` is this step's name among the run's finished work."""
+        ...
+
+    def seconds(self, state: ModelState, resources: Resources) -> float:
+        """An estimate of how long `apply` takes, from a few timed batches."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """Settings that are allowed but known to fail, each with the reason."""
+        ...
+
+
+steps: Registry[type[Step]] = Registry("step")
+
+Measured = tuple[Mapping[str, Any], list[Measurement]]

@@ -1,0 +1,5 @@
+"""One file a step. A new one is a file here and its line below."""
+
+from kezuri.recipe.steps import pcas as pcas
+from kezuri.recipe.steps import prune as prune
+from kezuri.recipe.steps import train as train

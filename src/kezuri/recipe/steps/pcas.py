@@ -1,0 +1,92 @@
+"""The PCAS loop with the knobs of the tool it is known from."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from kezuri.core.goal import Goal
+from kezuri.data.augment import Augment
+from kezuri.prune.criteria.pcas import Pcas as PcasCriterion
+from kezuri.prune.criterion import Criterion
+from kezuri.prune.granularity import Channel
+from kezuri.prune.schedule import Iterative
+from kezuri.prune.scope import Global
+from kezuri.recipe.finetune import Finetune
+from kezuri.recipe.step import ModelState, Resources, steps
+from kezuri.recipe.steps.prune import Prune
+
+
+@steps.register("pcas")
+@dataclass(frozen=True)
+class PcasLoop:
+    """Cuts channels in rounds by attention statistics, retraining after each (arXiv 1806.05382).
+
+    A front for the `prune` step: every knob here is one of its settings under the name the field knows.
+
+    Attributes:
+        rate: fraction of the remaining channels to cut in a round; one number, or one a round.
+        rounds: how many rounds at most.
+        epochs: retraining epochs after each cut.
+        lr: the learning rate the dense model was trained with.
+        lr_ratio: the retraining's learning rate as a fraction of `lr`, in (0, 1]; one number, or one a round.
+        batch_size: images a step.
+        attention_epochs: epochs the attention gates are trained in each round, with the model frozen.
+        criterion: which statistic of the gates; any other criterion may stand here for comparison.
+        keep: the accuracy to keep, when it is not the recipe's goal.
+        augment: what is done to training images.
+        floor: channels every layer keeps at least.
+        saturation: stop when a round makes the model smaller by less than this fraction.
+        ignore: layers to leave alone, by name or pattern.
+    """
+
+    compresses: ClassVar[bool] = True
+
+    rate: float | tuple[float, ...] = 0.3
+    rounds: int = 5
+    epochs: float = 10.0
+    lr: float = 0.1
+    lr_ratio: float | tuple[float, ...] = 0.5
+    batch_size: int = 128
+    attention_epochs: float = 1.0
+    criterion: Criterion = field(default_factory=PcasCriterion)
+    keep: Goal | None = None
+    augment: tuple[Augment, ...] = ()
+    floor: int = 2
+    saturation: float = 0.02
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.as_prune()
+
+    def as_prune(self) -> Prune:
+        """The same loop, spelled out."""
+        criterion = self.criterion
+        if isinstance(criterion, PcasCriterion):
+            criterion = replace(criterion, epochs=self.attention_epochs)
+        return Prune(
+            criterion=criterion,
+            granularity=Channel(floor=self.floor, producers="mean"),
+            scope=Global(count="units"),
+            schedule=Iterative(rounds=self.rounds, rate=self.rate),
+            finetune=Finetune(
+                epochs=self.epochs,
+                lr=self.lr,
+                lr_ratio=self.lr_ratio,
+                batch_size=self.batch_size,
+                augment=self.augment,
+            ),
+            keep=self.keep,
+            saturation=self.saturation,
+            ignore=self.ignore,
+        )
+
+    def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:
+        """Runs the loop."""
+        return self.as_prune().apply(state, resources, stage=stage)
+
+    def seconds(self, state: ModelState, resources: Resources) -> float:
+        """An estimate for all rounds, none of them retried."""
+        return self.as_prune().seconds(state, resources)
+
+    def warnings(self) -> list[str]:
+        """Settings known to fail, with the reason."""
+        return self.as_prune().warnings()

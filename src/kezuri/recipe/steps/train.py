@@ -1,0 +1,70 @@
+"""The step that trains the dense model."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kezuri.core.errors import UsageError
+from kezuri.core.seeds import derive
+from kezuri.recipe.step import ModelState, Resources, steps
+from kezuri.train import Training, estimate_step_seconds, evaluate, fit
+
+
+@steps.register("train")
+@dataclass(frozen=True)
+class Train(Training):
+    """Trains all weights of the model.
+
+    Attributes:
+        unless_accuracy: skip the training when the model already has this validation accuracy.
+    """
+
+    unless_accuracy: float | None = None
+    compresses: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unless_accuracy is not None and not 0 < self.unless_accuracy < 1:
+            raise UsageError(f"unless_accuracy is a fraction in (0, 1), got {self.unless_accuracy}")
+
+    def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:
+        """Trains, or skips; either is remembered."""
+        stages, listener = resources.stages, resources.listener
+        record = stages.record(stage)
+        if record is not None:
+            return state if record["skipped"] else stages.state(stage)
+        if self.unless_accuracy is not None:
+            found = evaluate(state.model, resources.data.validation, device=resources.device).accuracy
+            if found >= self.unless_accuracy:
+                listener.say(f"training skipped: validation accuracy is {found:.2%} already")
+                stages.finish(stage, record={"skipped": True, "accuracy": found})
+                return state
+        fitted = fit(
+            state.model,
+            resources.data,
+            self,
+            seed=derive(resources.seed, stage),
+            device=resources.device,
+            checkpoint=stages.checkpoint(stage),
+            progress=listener,
+            hooks=() if state.masks is None else (state.masks.hold(),),
+        )
+        listener.say(
+            f"trained {self.epochs:g} epochs in {fitted.seconds:.0f} s: "
+            f"validation accuracy {fitted.best_accuracy:.2%}"
+        )
+        stages.finish(
+            stage,
+            record={"skipped": False, "accuracy": fitted.best_accuracy, "seconds": fitted.seconds},
+            state=state,
+        )
+        return state
+
+    def seconds(self, state: ModelState, resources: Resources) -> float:
+        """Steps times a timed step."""
+        batches = -(-len(resources.data.train) // self.batch_size)
+        step = estimate_step_seconds(state.model, resources.data, self, device=resources.device)
+        return self.epochs * batches * step
+
+    def warnings(self) -> list[str]:
+        """None are known."""
+        return []
