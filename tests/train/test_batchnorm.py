@@ -7,6 +7,7 @@ from kezuri.train.batchnorm import reestimate_batchnorm_
 def test_the_statistics_are_the_mean_over_all_batches(patterns) -> None:
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5))
     model[0].running_mean.fill_(99.0)
+    model[0].num_batches_tracked.fill_(7)
     reestimate_batchnorm_(model, patterns.train, seed=0, batches=1000, batch_size=64, device="cpu")
     batches = [batch.images for batch in patterns.train.batches(64)]
     assert len(patterns.train) % 64 == 0  # so that each batch, and each image, counts the same

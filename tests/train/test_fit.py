@@ -175,6 +175,21 @@ def test_only_the_given_parameters_change(net, patterns) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_given_parameters_are_thawed_and_the_others_get_no_gradient(net, patterns) -> None:
+    class Gradients(Hook):
+        def after_backward(self, model, _optimizer, _step):
+            assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == [
+                "3.weight"
+            ]
+
+    model = net()
+    model[3].requires_grad_(False)
+    settings = {"seed": 0, "device": "cpu", "hooks": [Gradients()], "parameters": [model[3].weight]}
+    fit(model, patterns, SHORT, **settings)
+    assert not torch.equal(model[3].weight, net()[3].weight)
+    assert not model[3].weight.requires_grad and model[0].weight.requires_grad
+
+
 def test_what_was_frozen_stays_frozen(net, patterns) -> None:
     model = net()
     model[0].weight.requires_grad_(False)

@@ -20,8 +20,9 @@ from kezuri.data.augment import Mixup
 from kezuri.train import NullProgress, Training, fit
 from kezuri.train.optimizers import Adam
 
-TRAINING = Training(epochs=4, batch_size=16, lr=0.01, optimizer=Adam(), augment=(Mixup(),))
-STEPS = 4 * 16
+KILLS = int(sys.argv[2])
+TRAINING = Training(epochs=KILLS, batch_size=16, lr=0.01, optimizer=Adam(), augment=(Mixup(),))
+EPOCH_STEPS = 16  # more than a child gets to make, so that none finishes before its kill
 
 
 class Reports(NullProgress):
@@ -29,7 +30,7 @@ class Reports(NullProgress):
         self.folder, self.pipe = folder, pipe
 
     def start(self, _task, *, total, done):
-        assert total == STEPS
+        assert total == KILLS * EPOCH_STEPS
         with (self.folder / "resumes.txt").open("a") as file:
             file.write(f"{done}\n")
 
@@ -57,7 +58,7 @@ def in_child(kill_after: int | None, *arguments) -> None:
         if kill_after is not None:
             for _ in range(kill_after):
                 steps.read(1)
-            time.sleep(random.uniform(0, 0.008))
+            time.sleep(random.uniform(0, 0.004))
             os.kill(child, signal.SIGKILL)
         else:
             while steps.read(4096):
@@ -68,13 +69,13 @@ def in_child(kill_after: int | None, *arguments) -> None:
 
 
 def main() -> None:
-    folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+    folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     cadence.LOST_SECONDS, cadence.OVERHEAD = 0.0, 1.0  # a checkpoint every few steps
     train(folder, 0, "whole", None)  # also loads what torch loads late, once for all children
     dice = random.Random(1)
-    for _ in range(kills):
-        in_child(dice.randint(1, STEPS // kills), folder, "resumed", folder / "checkpoints")
+    for _ in range(KILLS):
+        in_child(dice.randint(1, EPOCH_STEPS - 3), folder, "resumed", folder / "checkpoints")
     in_child(None, folder, "resumed", folder / "checkpoints")
 
 

@@ -35,7 +35,7 @@ def estimate_step_seconds(model: nn.Module, data: Data, training: Training, devi
     twin = copy.deepcopy(model)
     with lent(twin, where), out_of_memory(training.batch_size), random_state_kept(where):
         twin.train()
-        loop = Loop(twin, training, parameters=to_train(twin), device=where, seed=0, epoch_steps=epoch_steps)
+        loop = Loop(twin, training, parameters=to_train(twin), seed=0, epoch_steps=epoch_steps)
         batches = data.train.batches(
             training.batch_size, seed=derive(0, "estimate"), augment=training.augment, device=where
         )

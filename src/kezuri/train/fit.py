@@ -101,15 +101,26 @@ def fit(
         stack.enter_context(out_of_memory(training.batch_size))
         stack.enter_context(only_trained(model, trained))
         stack.enter_context(random_state_kept(where))
-        loop = Loop(
-            model, training, parameters=trained, device=where, seed=seed, hooks=hooks, epoch_steps=epoch_steps
+        loop = Loop(model, training, parameters=trained, seed=seed, hooks=hooks, epoch_steps=epoch_steps)
+        run = _Fit(
+            loop,
+            data,
+            checkpoint=checkpoint,
+            progress=progress or NullProgress(),
+            frozen_batchnorm=frozen_batchnorm,
         )
-        return _Fit(loop, data, checkpoint, progress or NullProgress(), frozen_batchnorm).run()
+        return run.run()
 
 
 class _Fit:
     def __init__(
-        self, loop: Loop, data: Data, checkpoint: Path | None, progress: Progress, frozen_batchnorm: bool
+        self,
+        loop: Loop,
+        data: Data,
+        *,
+        checkpoint: Path | None,
+        progress: Progress,
+        frozen_batchnorm: bool,
     ) -> None:
         self.loop = loop
         self.data = data

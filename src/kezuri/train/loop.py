@@ -53,7 +53,6 @@ class Loop:
         training: Training,
         *,
         parameters: Sequence[Parameter],
-        device: torch.device,
         seed: int,
         hooks: Sequence[Hook] = (),
         epoch_steps: int,
@@ -61,14 +60,14 @@ class Loop:
         self.model = model
         self.training = training
         self.parameters = parameters
-        self.device = device
+        self.device = parameters[0].device
         self.seed = seed
         self.hooks = hooks
         self.epoch_steps = epoch_steps
-        self.dtype = choose_dtype(training.precision, device)
+        self.dtype = choose_dtype(training.precision, self.device)
         self.optimizer = training.optimizer(parameters, training.lr)
         # float16 alone needs scaling: its smallest number is far above bfloat16's and float32's
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def lr(self, step: int) -> float:
         """The learning rate of a step: the schedule's value at the middle of the step."""
