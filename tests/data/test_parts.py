@@ -71,6 +71,14 @@ def test_starting_late_gives_the_same_batches(start: int, seed: int | None) -> N
     assert same(list(data.batches(16, seed=seed, augment=augment, start=start)), whole[start:])
 
 
+def test_each_batch_has_its_own_chance() -> None:
+    one = part(1)
+    alike = one.subset([0] * 32)
+    first, second = (batch.images for batch in alike.batches(16, seed=3, augment=(PadCrop(2), Flip())))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
 def test_augmentation_leaves_the_stored_images_alone() -> None:
     data = part()
     before = data.images.clone()
