@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kezuri.core.errors import ModelError, UsageError
 from kezuri.model.coupling import Couplings, couple
+from kezuri.model.coupling_rule import rules
 from kezuri.model.proof import cut
 from kezuri.model.shrink import shrink_
 from kezuri.model.zoo import zoo
@@ -460,6 +461,44 @@ def test_the_model_keeps_its_gradients_and_flags() -> None:
     assert all(torch.equal(p.grad, gradients[name]) for name, p in model.named_parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [module.training for module in model.modules()] == flags
+
+
+def test_a_rule_that_loses_count_counts_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rules, "gelu", lambda _, call: [ids[:1] for ids in call.axes("self")])
+    rows = {row.layer: row for row in couple(channels_last().eval(), torch.randn(1, *IMAGE)).explain()}
+    assert rows["up"].reason == "operation aten.gelu is not known"
+
+
+def test_what_only_looks_like_a_free_channel_is_pinned() -> None:
+    def mirrored(net: Net, x: Tensor) -> Tensor:
+        x = F.pad(net.a(x).flatten(2).transpose(1, 2), (2, 2), mode="reflect")
+        return net.head(x.mean(1))
+
+    def picked(net: Net, x: Tensor) -> Tensor:
+        return net.head(net.a(x)[:, 3].flatten(1))
+
+    def averaged(net: Net, x: Tensor) -> Tensor:
+        return net.head(net.a(x).mean(1).flatten(1))
+
+    def ranked(net: Net, x: Tensor) -> Tensor:
+        return net.head(pooled(net.a(x).softmax(1)))
+
+    for run, width, reason in [
+        (mirrored, 12, "channels are cropped or mirrored"),
+        (picked, 144, "a channel is picked by its number"),
+        (averaged, 144, "aten.mean runs over the channels"),
+        (ranked, 8, "aten.softmax runs over the channels"),
+    ]:
+        rows = couple(Net(run, a=block(3, 8), head=head(width)).eval(), torch.randn(1, *IMAGE)).explain()
+        assert (rows[0].layer, rows[0].reason) == ("a.0", reason)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_encoder_layers_of_torch_lose_only_their_hidden_units(frozen: bool) -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).requires_grad_(not frozen)
+    couplings = check_half(model.eval(), torch.randn(1, 5, 16))
+    assert [coupling.name for coupling in couplings.free] == ["layers.0.linear1", "layers.1.linear1"]
 
 
 @pytest.mark.parametrize("pattern", ["b.0", "b", "b*", "b.1"])

@@ -40,6 +40,7 @@ def couple(
     Raises:
         ModelError: torch.export cannot follow the model; the line it stopped at is named.
         UsageError: a pattern in `protect` fits no module; near names are listed.
+        ProofFailed: a trial cut was needed and the model's answers are random or not finite.
     """
     protected = _protected(model, protect)
     inputs = example_batch(model, example_inputs)

@@ -118,9 +118,8 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Export
 
 @contextmanager
 def _plain_tracing() -> Iterator[None]:
-    """Attention stays a graph of ordinary operations; no gradients and no stack traces, as they take time."""
-    fast, quiet = torch.backends.mha.get_fastpath_enabled(), fx_config.do_not_emit_stack_traces
-    torch.backends.mha.set_fastpath_enabled(False)
+    """No gradients and no stack traces, as they take time."""
+    quiet = fx_config.do_not_emit_stack_traces
     fx_config.do_not_emit_stack_traces = True
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -128,7 +127,6 @@ def _plain_tracing() -> Iterator[None]:
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         fx_config.do_not_emit_stack_traces = quiet
 
 

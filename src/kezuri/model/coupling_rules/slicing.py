@@ -108,8 +108,8 @@ def padding(channels: Channels, call: Call) -> Axes:
             x[dim] = channels.fixed(call.shape[dim], PIXELS)
             continue
         if min(before, after) < 0 or call.arguments["mode"] != "constant":
-            channels.pin(x[dim], reason)
-            x[dim] = channels.fixed(call.shape[dim], reason)
+            channels.pin(x[dim], "channels are cropped or mirrored")
+            x[dim] = channels.fixed(call.shape[dim], "channels are cropped or mirrored")
             continue
         channels.suspect(x[dim], reason)
         zeros = channels.fixed(before, reason), channels.fixed(after, reason)
