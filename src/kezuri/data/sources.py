@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import DataError, KezuriWarning, ResourceError
 from kezuri.data.formats import Pixels, unpacked
 
@@ -138,25 +140,14 @@ def decoded_once(key: str, sha256: str, decode: Callable[[], Pixels]) -> Pixels:
     except (OSError, ValueError, EOFError, DataError):
         decoded = decode()  # not there, or damaged
     check_hash(np.ascontiguousarray(decoded).data, sha256, key)
+    whole = io.BytesIO()
+    np.save(whole, decoded, allow_pickle=False)
     try:
-        _keep(path, decoded)
-    except OSError as error:
+        write_bytes(path, whole.getvalue())
+    except ResourceError as error:
         warnings.warn(
-            f"the decoded copy of {key} could not be kept in {path.parent} ({error.strerror or error}); "
-            f"the next load decodes it again",
+            f"the decoded copy of {key} could not be kept ({error}); the next load decodes it again",
             KezuriWarning,
             stacklevel=2,
         )
     return decoded
-
-
-def _keep(path: Path, array: Pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

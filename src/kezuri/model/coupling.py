@@ -136,7 +136,9 @@ def _layers(model: nn.Module, shapes: dict[str, tuple[int, ...]], channels: Chan
         width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
         seen = parameter in order and parameter in shapes
         per = width // shapes[parameter][dim] if seen and parameter is not None else 1
-        layers.append(Layer(name, width, parameter if seen else None, dim, per))
+        groups = getattr(module, "groups", 1)
+        depthwise = groups > 1 and groups == module.in_channels
+        layers.append(Layer(name, width, parameter if seen else None, dim, per, depthwise))
     return sorted(layers, key=lambda layer: order.get(layer.parameter or "", len(order)))
 
 

@@ -80,6 +80,7 @@ class Layer:
     Attributes:
         parameter: the weight; None if it is computed (parametrized) or the example input does not reach it.
         channels: output channels for one position along `dim` (more than 1 in grouped transposed ones).
+        depthwise: each output channel sees a single input channel, so that the layer passes channels on.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Layer:
     parameter: str | None
     dim: int
     channels: int
+    depthwise: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,11 @@ class Couplings(Sequence[Coupling]):
     def free(self) -> tuple[Coupling, ...]:
         """Those whose units may be removed."""
         return tuple(coupling for coupling in self.items if coupling.reason is None)
+
+    def is_residual(self, coupling: Coupling) -> bool:
+        """Whether several layers add into the coupling's channels; depthwise ones only pass them on."""
+        passing = {layer.name for layer in self.layers if layer.depthwise}
+        return len(set(coupling.producers) - passing) > 1
 
     def named(self, name: str) -> Coupling:
         """The coupling of this name; UnknownName lists what there is."""

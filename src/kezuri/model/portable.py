@@ -1,7 +1,5 @@
 """Models on disk: safetensors and a structure in JSON. Reading executes nothing from the files."""
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from kezuri.core.errors import CorruptArtifact, KezuriError, ResourceError, ShapeError, UsageError
+from kezuri.artifact.atomic import write_bytes
+from kezuri.core.errors import CorruptArtifact, KezuriError, ShapeError, UsageError
 from kezuri.model.load import ModelSpec, load_model
 from kezuri.model.shrink import Structure, shrink_
 from kezuri.model.sites import tensors_of
@@ -86,8 +85,8 @@ def save_model(
         document = sealed(content)
     except (TypeError, ValueError) as error:
         raise UsageError(f"options and extra must be plain data that JSON can hold: {error}") from error
-    _write(folder / WEIGHTS, weights)
-    _write(folder / STRUCTURE, document)
+    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / STRUCTURE, document)
 
 
 def read_model(folder: Path, *, build: Callable[[], nn.Module] | None = None) -> SavedModel:
@@ -219,21 +218,3 @@ def _saved_tensors(model: nn.Module) -> dict[str, Tensor]:
     """What the state dict holds, each tensor once."""
     names = model.state_dict().keys()
     return {name: tensor for name, tensor in tensors_of(model).items() if name in names}
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise ResourceError(f"cannot write {path} ({len(content):,} bytes): {error.strerror}") from error

@@ -1,5 +1,7 @@
 """Whatever a criterion needs to know, gathered: from a pass over data, or from gates trained on the model."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ from kezuri.calibrate.run import Sample
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
 from kezuri.data import Data
-from kezuri.model.coupling import Couplings
+from kezuri.model.coupling import Coupling
 from kezuri.prune.criteria.pcas import Pcas
 from kezuri.prune.criterion import Criterion
 from kezuri.prune.evidence import Evidence, gather_evidence
@@ -20,7 +22,7 @@ def gather(
     criterion: Criterion,
     data: Data,
     *,
-    couplings: Couplings | None = None,
+    couplings: Sequence[Coupling] | None = None,
     batch_size: int = 128,
     seed: int = 0,
     device: torch.device | str = "auto",
@@ -32,7 +34,8 @@ def gather(
         model: the model to prune.
         criterion: says what it needs; if that is nothing, no data is looked at.
         data: its training part is used.
-        couplings: of the model; PCAS gates need them to know where channels are read.
+        couplings: whose channels may go; PCAS needs them to know where its gates belong. Blocked ones, in a
+            whole `couple(model, …)`, are passed over.
         batch_size, seed, device, progress: for gates that are trained.
 
     Raises:
@@ -42,14 +45,14 @@ def gather(
     if not isinstance(criterion, Pcas):
         sample = Sample(seed=derive(seed, "calibration"))
         return gather_evidence(model, criterion, data.train, sample=sample)
-    if couplings is None:
+    if not couplings:
         raise UsageError(
             "PCAS looks at channels: use the granularity 'channel', and pass couplings=couple(model, …)"
         )
     return attention_evidence(
         model,
         data,
-        couplings.free,
+        [coupling for coupling in couplings if coupling.reason is None],
         criterion,
         batch_size=batch_size,
         seed=seed,

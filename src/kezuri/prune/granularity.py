@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kezuri.core.errors import RecipeError, UsageError
 from kezuri.core.registry import Registry
-from kezuri.model.coupling import Couplings
+from kezuri.model.coupling import Coupling, Couplings
 from kezuri.prune.criterion import Fineness
 from kezuri.prune.units import Channels, Tiles, UnitGroup
 
@@ -109,12 +109,14 @@ class Channel:
         round_to: the number kept is a multiple of this, except where nothing is removed.
         producers: `sum` adds the producers' scores up, as a loss adds up; `mean` averages them, so that
             channels of a residual sum compete on equal terms with those that have one producer.
+        residual: whether channels that several layers add into are candidates too.
     """
 
     floor: int = 1
     floor_fraction: float = 0.05
     round_to: int = 1
     producers: Literal["sum", "mean"] = "sum"
+    residual: bool = True
 
     finest: ClassVar[Fineness] = "channel"
     coupled: ClassVar[bool] = True
@@ -129,8 +131,12 @@ class Channel:
         if self.producers not in ("sum", "mean"):
             raise RecipeError(f"producers are combined by 'sum' or 'mean', got {self.producers!r}")
 
+    def candidates(self, couplings: Couplings) -> tuple[Coupling, ...]:
+        """The couplings that may lose channels."""
+        return tuple(c for c in couplings.free if self.residual or not couplings.is_residual(c))
+
     def groups(self, weights: Mapping[str, Tensor], couplings: Couplings | None) -> list[UnitGroup]:
-        """One group a free coupling whose producers are all among `weights`.
+        """One group a candidate whose producers are all among `weights`.
 
         Raises:
             UsageError: no couplings were given.
@@ -141,7 +147,7 @@ class Channel:
                 "kezuri.model.coupling, or choose the granularity 'filter'"
             )
         groups: list[UnitGroup] = []
-        for coupling in couplings.free:
+        for coupling in self.candidates(couplings):
             written = [member.parameter for member in coupling.members if member.role == "output"]
             if written and all(name in weights for name in written):
                 floor = max(self.floor, ceil(round(self.floor_fraction * coupling.width, 6)))

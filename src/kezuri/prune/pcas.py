@@ -1,6 +1,6 @@
 """The evidence PCAS asks for: attention statistics of every channel, from gates trained on the model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -22,7 +22,7 @@ STATISTIC_IMAGES = 2000
 def attention_evidence(
     model: nn.Module,
     data: Data,
-    couplings: tuple[Coupling, ...],
+    couplings: Sequence[Coupling],
     criterion: Pcas,
     *,
     batch_size: int = 128,
@@ -118,7 +118,7 @@ def _mean_openness(gated: Gated, data: Data, *, batch_size: int, seed: int) -> l
 
 
 def _spread(
-    model: nn.Module, couplings: tuple[Coupling, ...], places: list[str], means: list[Tensor]
+    model: nn.Module, couplings: Sequence[Coupling], places: list[str], means: list[Tensor]
 ) -> dict[str, Evidence]:
     """The statistic of each coupling, laid over the outputs of every weight that produces its channels."""
     found: dict[str, Tensor] = {}

@@ -72,12 +72,12 @@ class Outcome:
 def survey(plan: "Prune", state: ModelState, resources: Resources, *, seed: int) -> Prospect:
     """Couples the model's channels and gathers the criterion's evidence."""
     begin = perf_counter()
-    couplings = couple(state.model, resources.example, protect=plan.ignore) if plan.cuts else None
+    couplings = _coupled(plan, state, resources)
     evidence = gather(
         state.model,
         plan.criterion,
         resources.data,
-        couplings=couplings,
+        couplings=plan.candidates(couplings),
         batch_size=plan.finetune.batch_size,
         seed=seed,
         device=resources.device,
@@ -91,8 +91,15 @@ def baseline(
 ) -> tuple[float, float, list[Measurement]]:
     """Validation accuracy, size and all measurements of the model before the first round."""
     accuracy, size, measurements = _describe(state, resources)
-    couplings = couple(state.model, resources.example, protect=plan.ignore) if plan.cuts else None
-    return accuracy, size, measurements + _widths(_layers(couplings, {}, resources))
+    return (
+        accuracy,
+        size,
+        measurements + _widths(_layers(plan, _coupled(plan, state, resources), {}, resources)),
+    )
+
+
+def _coupled(plan: "Prune", state: ModelState, resources: Resources) -> Couplings | None:
+    return couple(state.model, resources.example, protect=plan.ignore) if plan.cuts else None
 
 
 def attempt(
@@ -140,7 +147,7 @@ def attempt(
         hooks=() if smaller.masks is None else (smaller.masks.hold(),),
     )
     accuracy, size, measurements = _describe(smaller, resources)
-    layers = _layers(prospect.couplings, selection.kept_channels or {}, resources)
+    layers = _layers(plan, prospect.couplings, selection.kept_channels or {}, resources)
     before = _accuracy(after_cut, "validation").under(moment="after the cut, before retraining")
     measurements += [
         *_widths(layers),
@@ -212,24 +219,27 @@ def _latency(model: nn.Module, resources: Resources) -> Measurement:
 
 
 def _layers(
-    couplings: Couplings | None, kept: Mapping[str, Any], resources: Resources
+    plan: "Prune", couplings: Couplings | None, kept: Mapping[str, Any], resources: Resources
 ) -> list[dict[str, Any]]:
     """Each layer's channels before the recipe began and now, and what became of them."""
     if couplings is None:
         return []
-    dense = {name: module for name, module in resources.fresh().named_modules()}
+    dense = dict(resources.fresh().named_modules())
+    spared = {c.name: c for c in couplings.free if c not in plan.candidates(couplings)}
+    whole = {producer for coupling in spared.values() for producer in coupling.producers}
     rows = []
     for row in couplings.explain(kept):
         module = dense.get(row.layer)
         before = getattr(module, "out_channels", getattr(module, "out_features", row.width))
-        cut_before = row.state == "kept" and row.kept < before
         rows.append(
             {
                 "layer": row.layer,
                 "before": before,
                 "after": row.kept,
-                "state": "cut" if cut_before else row.state,
-                "reason": row.reason,
+                "state": "cut" if row.state == "kept" and row.kept < before else row.state,
+                "reason": "a residual sum, left whole (residual: false)"
+                if row.layer in whole
+                else row.reason,
             }
         )
     return rows

@@ -16,7 +16,7 @@ name: {name}
 seed: 0
 model:
   use: {model}   # a zoo name, file.py:function, module:function, timm:name, torchvision:name
-  weights: {weights}           # a .safetensors file or a PyTorch state dict; null when the model brings its own
+  weights: {weights}   # a .safetensors file or a PyTorch state dict; null if the model brings its own
 data:
   use: {data}
   validation: 0.1   # held out of the training images to choose by; the test set is touched once

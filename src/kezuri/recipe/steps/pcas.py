@@ -33,6 +33,7 @@ class PcasLoop:
         criterion: which statistic of the gates; any other criterion may stand here for comparison.
         keep: the accuracy to keep, when it is not the recipe's goal.
         augment: what is done to training images.
+        residual: whether channels that several layers add into may go as well; the paper leaves them whole.
         floor: channels every layer keeps at least.
         saturation: stop when a round makes the model smaller by less than this fraction.
         ignore: layers to leave alone, by name or pattern.
@@ -50,6 +51,7 @@ class PcasLoop:
     criterion: Criterion = field(default_factory=PcasCriterion)
     keep: Goal | None = None
     augment: tuple[Augment, ...] = ()
+    residual: bool = False
     floor: int = 2
     saturation: float = 0.02
     ignore: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ class PcasLoop:
             criterion = replace(criterion, epochs=self.attention_epochs)
         return Prune(
             criterion=criterion,
-            granularity=Channel(floor=self.floor, producers="mean"),
+            granularity=Channel(floor=self.floor, producers="mean", residual=self.residual),
             scope=Global(count="units"),
             schedule=Iterative(rounds=self.rounds, rate=self.rate),
             finetune=Finetune(

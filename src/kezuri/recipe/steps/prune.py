@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
+from kezuri.model.coupling import Coupling, Couplings
 from kezuri.prune.allocation import Allocation, Uniform
 from kezuri.prune.criterion import Criterion
 from kezuri.prune.granularity import Channel, Granularity
@@ -56,6 +57,12 @@ class Prune:
     def cuts(self) -> bool:
         """Whether weights are removed from the file, not only set to zero."""
         return isinstance(self.granularity, Channel)
+
+    def candidates(self, couplings: Couplings | None) -> tuple[Coupling, ...]:
+        """The couplings that may lose channels."""
+        if couplings is None or not isinstance(self.granularity, Channel):
+            return ()
+        return self.granularity.candidates(couplings)
 
     def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:
         """Runs the rounds, or returns what an earlier run of them left."""
