@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+from record import record, spread
 
 from kezuri.artifact.folder import RunFolder
 from kezuri.recipe.document import Document
@@ -20,7 +21,6 @@ from kezuri.recipe.recipe import recipe_from
 from kezuri.recipe.run import run
 from kezuri.report.plots import png
 from kezuri.report.reading import RunView
-from record import record, spread
 
 CRITERIA: dict[str, dict[str, Any]] = {
     "PCAS (sigmoid)": {"use": "pcas", "gate": "sigmoid"},
@@ -48,7 +48,9 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/pcas-forms"))
     parser.add_argument("--image", type=Path, default=Path("docs/images/pcas_forms.png"))
     parser.add_argument("--model", default="resnet8")
@@ -61,7 +63,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def recipe(options: argparse.Namespace, seed: int, name: str, model: dict[str, Any], step: dict[str, Any]) -> Any:
+def recipe(
+    options: argparse.Namespace, seed: int, name: str, model: dict[str, Any], step: dict[str, Any]
+) -> Any:
     content = {
         "name": name,
         "seed": seed,
@@ -95,7 +99,9 @@ def loop(options: argparse.Namespace, seed: int, weights: Path, criterion: dict[
 
 def curve(name: str, seed: int, folder: RunFolder) -> list[dict[str, Any]]:
     view = RunView.read(folder.path)
-    after_cut = {m.conditions["round"]: m.value for m in view.measurements if m.metric == "accuracy_after_cut"}
+    after_cut = {
+        m.conditions["round"]: m.value for m in view.measurements if m.metric == "accuracy_after_cut"
+    }
     test = view.final("accuracy", split="test")
     last = view.rounds[-1].round
     return [
@@ -127,7 +133,9 @@ def table(rows: list[dict[str, Any]]) -> None:
             here = [row for row in rows if row["criterion"] == name and row["round"] == round_]
             if not here:
                 continue
-            columns = [spread([row[key] for row in here]) for key in ("params", "after cut", "after retraining")]
+            columns = [
+                spread([row[key] for row in here]) for key in ("params", "after cut", "after retraining")
+            ]
             tested = spread([row["test"] for row in here]) if round_ == last else ""
             print(f"{name:<16}" + "".join(f"{column:>16}" for column in [*columns, tested]))
 
@@ -138,7 +146,9 @@ def chart(rows: list[dict[str, Any]], title: str) -> alt.HConcatChart:
     panels = []
     for key in ("after cut", "after retraining"):
         data = alt.Data(
-            values=[{"criterion": r["criterion"], "round": r["round"], "accuracy": 100 * r[key]} for r in rows]
+            values=[
+                {"criterion": r["criterion"], "round": r["round"], "accuracy": 100 * r[key]} for r in rows
+            ]
         )
         base = alt.Chart(data).encode(
             x=alt.X("round:O", title="round (0 = dense)", axis=alt.Axis(labelAngle=0)),
@@ -149,7 +159,11 @@ def chart(rows: list[dict[str, Any]], title: str) -> alt.HConcatChart:
         bars = base.mark_errorbar(extent="stdev").encode(
             y=alt.Y("accuracy:Q", title="validation accuracy (%)", scale=alt.Scale(zero=False))
         )
-        panels.append((bars + line).properties(width=330, height=300, title=f"right {key}" if key == "after cut" else key))
+        panels.append(
+            (bars + line).properties(
+                width=330, height=300, title=f"right {key}" if key == "after cut" else key
+            )
+        )
     return (
         alt.hconcat(*panels)
         .properties(title=f"{title}: equal retraining, mean ± standard deviation over the seeds")

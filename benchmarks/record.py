@@ -14,7 +14,9 @@ RESULTS = Path(__file__).with_name("results")
 
 def record(name: str, findings: Any, **conditions: Any) -> Path:
     """Writes `results/<name>.json`."""
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     content = {
         "benchmark": name,
         "when": now(),
