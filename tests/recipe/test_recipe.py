@@ -72,7 +72,12 @@ def test_what_is_wrong_is_named_with_its_line(old, new, error, message):
 
 def test_overrides_read_like_the_file():
     document = parse(TEXT, "r.yaml")
-    for text in ("steps.1.rate=0.25", "seed=3", "steps.0.optimizer={use: sgd, momentum: 0.5}", "goal.params=0.5"):
+    for text in (
+        "steps.1.rate=0.25",
+        "seed=3",
+        "steps.0.optimizer={use: sgd, momentum: 0.5}",
+        "goal.params=0.5",
+    ):
         document = override(document, text)
     recipe = recipe_from(document)
     assert recipe.steps[1].rate == 0.25 and recipe.seed == 3 and recipe.goal.params == 0.5

@@ -28,7 +28,7 @@ class Pcas:
 
     gate: Literal["sigmoid", "softmax", "concrete"] = "sigmoid"
     epochs: float = 1.0
-    lr: float = 0.01
+    lr: float = 0.02
     reduction: int = 4
     budget: float = 0.5
     pull: float = 20.0
