@@ -14,14 +14,17 @@ from typing import Any
 import altair as alt
 from record import record, spread
 
+from kezuri import evaluate, prepare
 from kezuri.artifact.folder import RunFolder
+from kezuri.artifact.journal import Journal
 from kezuri.recipe.document import Document
-from kezuri.recipe.prepare import prepare
+from kezuri.recipe.prepare import Prepared, prepare
 from kezuri.recipe.recipe import recipe_from
-from kezuri.recipe.run import run
+from kezuri.recipe.run import resources_of
+from kezuri.recipe.step import ModelState
 from kezuri.report.plots import png
-from kezuri.report.reading import RunView
 
+STAGE = "1-step"
 CRITERIA: dict[str, dict[str, Any]] = {
     "PCAS (sigmoid)": {"use": "pcas", "gate": "sigmoid"},
     "PCAS (concrete)": {"use": "pcas", "gate": "concrete"},
@@ -38,7 +41,7 @@ def main() -> None:
         weights = dense(options, seed)
         for name, criterion in CRITERIA.items():
             chosen = {**criterion, "seed": seed} if name == "random" else criterion
-            rows += curve(name, seed, loop(options, seed, weights, chosen))
+            rows += curve(options, name, seed, weights, chosen)
             print(f"seed {seed}  {name:<16} {describe(rows[-1])}", flush=True)
     table(rows)
     image = options.image
@@ -56,34 +59,40 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--data", default="fashion-mini")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--train-epochs", type=float, default=15)
+    parser.add_argument("--train-epochs", type=float, default=12)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--rate", type=float, default=0.35)
     parser.add_argument("--epochs", type=float, default=2)
     return parser.parse_args()
 
 
-def recipe(
-    options: argparse.Namespace, seed: int, name: str, model: dict[str, Any], step: dict[str, Any]
-) -> Any:
+def prepared(options: argparse.Namespace, seed: int, step: dict[str, Any], weights: Path | None) -> Prepared:
     content = {
-        "name": name,
+        "name": "forms",
         "seed": seed,
-        "model": {"use": options.model, "options": {"shortcut": "B"}, **model},
+        "model": {"use": options.model, "options": {"shortcut": "B"}, "weights": weights and str(weights)},
         "data": {"use": options.data, "validation": 1500},
         "goal": {"accuracy": -0.9},
-        "steps": [{"augment": ["pad_crop", "flip"], "lr": 0.1, **step}],
+        "steps": [{"augment": ["flip"], "lr": 0.1, "batch_size": 64, **step}],
     }
-    return recipe_from(Document(content, "benchmark", {}))
+    return prepare(recipe_from(Document(content, "benchmark", {})))
+
+
+def work(options: argparse.Namespace, ready: Prepared) -> tuple[ModelState, RunFolder]:
+    """The model after the recipe's only step, and the folder of what it did; goes on after a kill."""
+    folder = RunFolder(options.runs / ready.run_name)
+    state = ready.recipe.steps[0].apply(ModelState(ready.model), resources_of(ready, folder), stage=STAGE)
+    return state, folder
 
 
 def dense(options: argparse.Namespace, seed: int) -> Path:
-    step = {"use": "train", "epochs": options.train_epochs}
-    folder = run(prepare(recipe(options, seed, "dense", {}, step)), runs=options.runs)
-    return (folder.model("final") / "model.safetensors").resolve()
+    _, folder = work(options, prepared(options, seed, {"use": "train", "epochs": options.train_epochs}, None))
+    return (folder.stage(STAGE) / "model" / "model.safetensors").resolve()
 
 
-def loop(options: argparse.Namespace, seed: int, weights: Path, criterion: dict[str, Any]) -> RunFolder:
+def curve(
+    options: argparse.Namespace, name: str, seed: int, weights: Path, criterion: dict[str, Any]
+) -> list[dict[str, Any]]:
     step = {
         "use": "pcas",
         "criterion": criterion,
@@ -93,29 +102,24 @@ def loop(options: argparse.Namespace, seed: int, weights: Path, criterion: dict[
         "lr_ratio": 0.5,
         "saturation": 0.0,
     }
-    made = recipe(options, seed, "loop", {"weights": str(weights)}, step)
-    return run(prepare(made), runs=options.runs)
-
-
-def curve(name: str, seed: int, folder: RunFolder) -> list[dict[str, Any]]:
-    view = RunView.read(folder.path)
-    after_cut = {
-        m.conditions["round"]: m.value for m in view.measurements if m.metric == "accuracy_after_cut"
-    }
-    test = view.final("accuracy", split="test")
-    last = view.rounds[-1].round
-    return [
-        {
-            "criterion": name,
-            "seed": seed,
-            "round": entry.round,
-            "params": entry.params / view.rounds[0].params,
-            "after cut": after_cut.get(entry.round, entry.validation.value),
-            "after retraining": entry.validation.value,
-            "test": test.value if entry.round == last else None,
-        }
-        for entry in view.rounds
-    ]
+    ready = prepared(options, seed, step, weights)
+    state, folder = work(options, ready)
+    rows: dict[int, dict[str, Any]] = {}
+    for m in Journal(folder.measurements).read():
+        round_ = m.conditions["round"]
+        row = rows.setdefault(round_, {"criterion": name, "seed": seed, "round": round_})
+        if m.metric == "accuracy" and m.conditions["split"] == "validation":
+            row["after retraining"] = m.value
+        elif m.metric in ("params", "macs", "accuracy_after_cut"):
+            row[m.metric.replace("accuracy_after_cut", "after cut")] = m.value
+    start = {**rows[0]}
+    for row in rows.values():
+        row |= {key: row[key] / start[key] for key in ("params", "macs")}
+    ordered = [rows[round_] for round_ in sorted(rows)]
+    ordered[0]["after cut"] = ordered[0]["after retraining"]
+    assert ready.data.test is not None
+    ordered[-1]["test"] = evaluate(state.model, ready.data.test).accuracy
+    return ordered
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -127,17 +131,13 @@ def describe(row: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> None:
     last = max(row["round"] for row in rows)
+    keys = ("params", "macs", "after cut", "after retraining")
     for round_ in range(1, last + 1):
-        print(f"\nround {round_}          params %        after the cut    retrained       test")
+        shown = (*keys, "test") if round_ == last else keys
+        print(f"\nround {round_:<10}" + "".join(f"{key:>18}" for key in shown))
         for name in CRITERIA:
             here = [row for row in rows if row["criterion"] == name and row["round"] == round_]
-            if not here:
-                continue
-            columns = [
-                spread([row[key] for row in here]) for key in ("params", "after cut", "after retraining")
-            ]
-            tested = spread([row["test"] for row in here]) if round_ == last else ""
-            print(f"{name:<16}" + "".join(f"{column:>16}" for column in [*columns, tested]))
+            print(f"{name:<16}" + "".join(f"{spread([row[key] for row in here]):>18}" for key in shown))
 
 
 def chart(rows: list[dict[str, Any]], title: str) -> alt.HConcatChart:

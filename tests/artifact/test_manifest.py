@@ -1,7 +1,7 @@
 import getpass
 import json
-import os
 import socket
+from pathlib import Path
 
 from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.manifest import Manifest, environment
@@ -28,6 +28,6 @@ def test_a_sealed_file_that_changes_or_goes_is_found(tmp_path):
 def test_tells_neither_host_nor_user_nor_secrets(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "canary-5f2e")
     text = json.dumps(environment())
-    assert "canary" not in text and os.getcwd() not in text
+    assert "canary" not in text and str(Path.cwd()) not in text
     for private in (socket.gethostname(), getpass.getuser() if getpass.getuser() != "root" else "/root"):
         assert private not in text

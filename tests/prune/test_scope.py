@@ -16,7 +16,7 @@ class Lumps(UnitGroup):
     def pool(self, scores):
         return scores[self.name]
 
-    def spread(self, values, fill):  # noqa: ARG002
+    def spread(self, values, fill):
         return {self.name: values.repeat_interleave(self.sizes)}
 
 
