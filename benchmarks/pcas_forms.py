@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 from record import record, spread
 
-from kezuri import evaluate, prepare
+from kezuri import evaluate
 from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.journal import Journal
 from kezuri.recipe.document import Document
