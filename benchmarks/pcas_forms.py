@@ -60,8 +60,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="fashion-mini")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train-epochs", type=float, default=12)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=0.35)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=0.45)
     parser.add_argument("--epochs", type=float, default=2)
     return parser.parse_args()
 

@@ -2,15 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 import kezuri.data.known  # noqa: F401  registers the named data sets
-from kezuri.core.errors import DataError, UsageError
+from kezuri.core.errors import DataError, UnknownName, UsageError
 from kezuri.core.registry import unknown
 from kezuri.data.catalog import Arrays, find, named
 from kezuri.data.checks import check_image_type, check_labels
@@ -23,6 +23,7 @@ from kezuri.data.streams import AnyDataset, part_of
 TEST_SHARE = 0.2  # of a folder of images that has no test part of its own
 
 Validation = int | float
+Source = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def load_data(
     *,
     root: Path | None = None,
     validation: Validation = 0.1,
+    validation_from: Source = "train",
     seed: int = 0,
     normalize: Normalization | None = None,
     download: bool = True,
@@ -89,6 +91,8 @@ def load_data(
         root: where named data sets lie; None for `KEZURI_DATA`, `./data`, then the cache.
         validation: the fraction, or number, of training images set aside by class; not used for a folder
             that has a validation part.
+        validation_from: where they are taken: from the images to `train` on, or, for a model that has seen
+            all of those already, from the `test` images, of which the others stay for the test.
         seed: which images are set aside.
         normalize: mean and standard deviation of each channel in [0, 1]; None for the published ones of a
             named data set, else those of the training images.
@@ -102,6 +106,8 @@ def load_data(
             looked for.
         UsageError: a setting makes no sense.
     """
+    if validation_from not in get_args(Source):
+        raise UsageError(f"validation is taken from 'train' or 'test', got {validation_from!r}")
     if ref in data_names():
         if size is not None:
             raise UsageError(f"size is for folders of images; {ref} has one size")
@@ -109,18 +115,32 @@ def load_data(
         arrays, source = find(ref, known, root=root, download=download)
         return _from_arrays(
             arrays,
-            _Wanted(ref, source, known.classes, validation, seed, normalize or (known.mean, known.std)),
+            _Wanted(
+                ref,
+                source,
+                known.classes,
+                validation,
+                seed,
+                normalize or (known.mean, known.std),
+                validation_from,
+            ),
         )
     folder = Path(ref) if root is None else root / ref
     if folder.is_dir():
         found = scan(folder, size)
         wanted = _Wanted(
-            folder.resolve().name, "a folder of images", found.classes, validation, seed, normalize
+            folder.resolve().name,
+            "a folder of images",
+            found.classes,
+            validation,
+            seed,
+            normalize,
+            validation_from,
         )
         return _from_folder(found, wanted)
     if "/" in ref or "\\" in ref or ref.startswith("."):
         raise DataError(f"there is no folder {folder}")
-    raise unknown("data set or folder of images", ref, named)
+    raise UnknownName(f"{unknown('data set', ref, named)}; there is no folder {folder} either")
 
 
 def data_names() -> tuple[str, ...]:
@@ -208,15 +228,22 @@ class _Wanted:
     validation: Validation | Part
     seed: int
     normalize: Normalization | None
+    validation_from: Source = "train"
 
 
 def _assemble(pool: Part, test: Part | None, wanted: _Wanted) -> Data:
     """Sets validation data aside, normalises all parts alike, and takes the fingerprint."""
-    if isinstance(wanted.validation, int | float):
+    train = pool
+    if not isinstance(wanted.validation, int | float):
+        validation = wanted.validation
+    elif wanted.validation_from == "train":
         kept, aside = set_aside(pool.labels, wanted.validation, seed=wanted.seed, purpose="validation")
         train, validation = pool.subset(kept), pool.subset(aside)
+    elif test is not None:
+        kept, aside = set_aside(test.labels, wanted.validation, seed=wanted.seed, purpose="validation")
+        test, validation = test.subset(kept), test.subset(aside)
     else:
-        train, validation = pool, wanted.validation
+        raise DataError(f"{wanted.name} has no test images to take validation images from")
     for name, part in (("validation", validation), ("test", test)):
         if part is not None and part.image_shape != train.image_shape:
             raise DataError(
@@ -266,9 +293,7 @@ def _from_folder(found: ImageFolder, wanted: _Wanted) -> Data:
     share = wanted.validation
     if found.validation is not None:
         share = part_of(found.validation, "validation data", classes=count, workers=0)
-    return _assemble(
-        pool, test, _Wanted(wanted.name, wanted.source, wanted.classes, share, wanted.seed, wanted.normalize)
-    )
+    return _assemble(pool, test, replace(wanted, validation=share))
 
 
 def _tensor_part(given: tuple[Tensor, Tensor], what: str, classes: int | None) -> TensorPart:

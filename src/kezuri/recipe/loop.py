@@ -1,10 +1,11 @@
 """The loop of prune rounds: keeps the accuracy floor by itself, sees saturation, resumes after a kill."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kezuri.core.goal import Goal
+from kezuri.core.measurement import Measurement
 from kezuri.core.seeds import derive
 from kezuri.recipe.rounds import Prospect, attempt, baseline, survey
 from kezuri.recipe.step import ModelState, Resources
@@ -28,6 +29,12 @@ class Stop:
 
     kind: str
     why: str
+
+
+def _may_have_seen(measurements: Sequence[Measurement]) -> bool:
+    """Whether the validation images are answered suspiciously well for images never trained on."""
+    found = {m.conditions["split"]: m.value for m in measurements if m.metric == "accuracy"}
+    return found["train"] > 0.98 and found["validation"] > found["train"] - 0.005
 
 
 class Loop:
@@ -82,6 +89,12 @@ class Loop:
         if record is None:
             accuracy, size, measurements = baseline(self.plan, self.start, self.resources)
             record = {"accuracy": accuracy, "size": size}
+            if _may_have_seen(measurements):
+                self.resources.listener.warn(
+                    f"the model answers {accuracy:.2%} of the validation images right, as many as of those it "
+                    f"trains on: it may have been trained on them before, and the floor would be kept on "
+                    f"images it has memorised (data.validation_from: test takes others)"
+                )
             rows = [m.under(model="round", round=0, attempt=0, accepted=True) for m in measurements]
             self.stages.finish(name, record=record, measurements=rows)
         self._tell(name, {"round": 0, "attempt": 0, "verdict": "dense", "why": ""})
