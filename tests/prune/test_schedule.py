@@ -44,6 +44,8 @@ def test_settings_are_checked():
         Iterative(rounds=3, rate=(0.1, 0.2))
     with pytest.raises(RecipeError, match=r"got 1\.0"):
         Iterative(rate=1.0)
+    with pytest.raises(RecipeError, match=r"in \(0, 1\), got 0"):
+        Iterative(rounds=2, rate=(0.1, 0))
     with pytest.raises(RecipeError, match="rounds=0"):
         Iterative(rounds=0)
     with pytest.raises(RecipeError, match=r"add up to 1\.5"):

@@ -69,7 +69,7 @@ class Iterative(Schedule):
 
     Attributes:
         rounds: how many.
-        rate: the fraction removed in each round, in [0, 1); a list gives one for each.
+        rate: the fraction removed in each round, in (0, 1); a list gives one for each.
         rate_of: what the rate is a fraction of: of what `remaining` units there are when the round begins,
             or of the `original` ones.
     """
@@ -85,8 +85,8 @@ class Iterative(Schedule):
             raise RecipeError(f"there is at least one round, got rounds={self.rounds}")
         if isinstance(self.rate, tuple) and len(self.rate) != self.rounds:
             raise RecipeError(f"rate has {len(self.rate)} values for {self.rounds} rounds")
-        if bad := [rate for rate in self._rates if not 0 <= rate < 1]:
-            raise RecipeError(f"a rate is a fraction in [0, 1), got {bad[0]}")
+        if bad := [rate for rate in self._rates if not 0 < rate < 1]:
+            raise RecipeError(f"a rate is a fraction in (0, 1), got {bad[0]}")
         if self.rate_of not in ("remaining", "original"):
             raise RecipeError(f"rate_of is 'remaining' or 'original', got {self.rate_of!r}")
         if self.rate_of == "original" and sum(self._rates) >= 1:
