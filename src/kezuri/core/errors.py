@@ -17,6 +17,9 @@ KezuriError               1
 └── ShapeError            1  a tensor does not fit the part it was given to
 """
 
+import sysconfig
+from pathlib import Path
+from traceback import extract_tb
 from typing import ClassVar
 
 
@@ -92,3 +95,15 @@ class ShapeError(KezuriError):
 
 class KezuriWarning(UserWarning):
     """Something is allowed but known to go wrong, or had no effect."""
+
+
+def users_line(error: BaseException) -> str | None:
+    """`file:line` of the deepest frame in the user's own code: not here, not in Python, nor in a package."""
+    paths = sysconfig.get_paths()
+    others = (
+        str(Path(__file__).parents[1]),
+        *(paths[name] for name in ("stdlib", "purelib", "platlib")),
+        "<",
+    )
+    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None

@@ -13,7 +13,7 @@ def unknown(kind: str, name: object, have: Mapping[str, object] | list[str]) -> 
     """The error for a name that is not there: lists what is, and guesses what was meant."""
     near = get_close_matches(str(name), list(have), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UnknownName(f"no {kind} named {name!r} (have: {', '.join(sorted(have))}){hint}")
+    return UnknownName(f"no {kind} named {name!r} (have: {', '.join(sorted(have)) or 'none'}){hint}")
 
 
 class Registry(Mapping[str, Member]):

@@ -1,10 +1,12 @@
 """A model as a graph of ATen operations, and the walk that relates its channel positions."""
 
 import copy
+import logging
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -121,13 +123,20 @@ def _plain_tracing() -> Iterator[None]:
     """No gradients and no stack traces, as they take time."""
     quiet = fx_config.do_not_emit_stack_traces
     fx_config.do_not_emit_stack_traces = True
+    loud = logging.getLogger("torch").level
+    logging.getLogger("torch").setLevel(logging.CRITICAL)  # what matters comes back as an exception
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        quietly = (
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+        )  # it prints the graph it gave up on
+        with torch.no_grad(), warnings.catch_warnings(), quietly[0], quietly[1]:
             # recurrent layers store their weights in a list; the model here is a copy
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
             yield
     finally:
         fx_config.do_not_emit_stack_traces = quiet
+        logging.getLogger("torch").setLevel(loud)
 
 
 def _refusal(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> ModelError:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kezuri.core.errors import DataError, ModelError, RecipeError, UnknownName
+from kezuri.core.errors import DataError, ModelError, RecipeError, UnknownName, users_line
 from kezuri.core.registry import unknown
 from kezuri.core.seeds import derive
 from kezuri.model.zoo import Builder, zoo
@@ -76,7 +76,7 @@ def load_model(
             model = builder(**options)
         except (RecipeError, ModelError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             place = where(error, inspect.getsourcefile(builder))
             raise ModelError(f"{spec.ref} cannot be built: {place}") from error
     if not isinstance(model, nn.Module):
@@ -131,7 +131,8 @@ def check_fits(model: nn.Module, image_shape: tuple[int, int, int], classes: int
         try:
             answer = model(images)
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}"
+            place = f" at {line}" if (line := users_line(error)) else ""
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}{place}"
             raise ModelError(
                 f"the model cannot take images of {given} (channels x height x width): {reason}. "
                 + _advice(model, image_shape)
@@ -172,6 +173,8 @@ def _builder(ref: str) -> Builder:
     place, colon, name = ref.rpartition(":")
     if colon:
         return find_builder(place, name)
+    if ref.endswith(".py"):
+        raise ModelError(f"{ref} is a file; name the function in it that builds the model, as {ref}:FUNCTION")
     try:
         return zoo[ref]
     except UnknownName as error:

@@ -1,6 +1,10 @@
 """Starting weights."""
 
+import math
+
 from torch import nn
+
+from kezuri.core.errors import ModelError
 
 
 def he_normal_(model: nn.Module) -> None:
@@ -17,7 +21,7 @@ def he_normal_(model: nn.Module) -> None:
 
 def scaled(channels: int, width: float) -> int:
     """`channels` times the width multiplier, at least one."""
-    return max(1, round(channels * width))
+    return max(1, round(channels * _positive(width)))
 
 
 def divisible(channels: int, width: float, divisor: int = 8) -> int:
@@ -25,6 +29,12 @@ def divisible(channels: int, width: float, divisor: int = 8) -> int:
 
     The rounding rule of the MobileNets (Sandler et al., 2018).
     """
-    wanted = channels * width
+    wanted = channels * _positive(width)
     rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+
+def _positive(width: float) -> float:
+    if not isinstance(width, int | float) or not 0 < width < math.inf:
+        raise ModelError(f"width multiplies the channels of every layer and is above 0, got {width!r}")
+    return width
