@@ -51,8 +51,8 @@ def test_complete_means_that_defaults_are_written_out():
     [
         ("use: pcas", "use: pcsa", UnknownName, r"r.yaml:10: steps\[1\].use: no step named 'pcsa' .*did you mean 'pcas'"),
         ("rounds: 2", "round: 2", RecipeError, r"r.yaml:12: steps\[1\].round: step 'pcas' has no setting 'round'.*did you mean 'rounds'"),
-        ("rate: [0.3, 0.2]", "rate: 1.5", RecipeError, r"r.yaml:10: steps\[1\].*1\.5"),
-        ("rate: [0.3, 0.2]", "rate: [0.3]", RecipeError, r"r.yaml:10.*rate has 1 values for 2 rounds"),
+        ("rate: [0.3, 0.2]", "rate: 1.5", RecipeError, r"r.yaml:11: steps\[1\].rate: .*1\.5"),
+        ("rate: [0.3, 0.2]", "rate: [0.3]", RecipeError, r"r.yaml:11.*rate has 1 values for 2 rounds"),
         ("rate: [0.3, 0.2]", "rate: fast", RecipeError, r"r.yaml:11: steps\[1\].rate: expected .*number.*'fast'"),
         ("epochs: 2", "epochs: true", RecipeError, r"r.yaml:7: steps\[0\].epochs: expected a number, got True"),
         ("epochs: 2", "epochs: '2'", RecipeError, r"r.yaml:7: steps\[0\].epochs: expected a number, got '2'"),

@@ -1,5 +1,7 @@
 """`kezuri new`: a recipe to begin with."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,5 +23,7 @@ def new(
     if file.exists():
         raise UsageError(f"{file} is there already; it is not overwritten")
     given = {key: value for key, value in {"model": model, "data": data}.items() if value is not None}
-    write_bytes(file, text_of(template, file=str(file), **{"name": file.stem, **given}).encode())
-    print(f"{file} written; next: kezuri check {file}")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")[:80] or "recipe"
+    quoted = shlex.quote(str(file))
+    write_bytes(file, text_of(template, file=quoted, name=name, **given).encode())
+    print(f"{file} written; next: kezuri check {quoted}")

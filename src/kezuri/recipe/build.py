@@ -4,6 +4,7 @@ A role is chosen by `use`; the rest of its table are the fields of the dataclass
 Fields are checked against their annotations, so a method's dataclass is its configuration.
 """
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -89,13 +90,17 @@ def _dataclass(kind: Any, table: dict[str, Any], document: Document, path: Path_
     try:
         return kind(**values)
     except UsageError as error:
-        raise RecipeError(f"{document.where(path)}: {error}") from error
+        at_fault = next((word for word in re.findall(r"\w+", str(error)) if word in table), None)
+        place = path if at_fault is None else (*path, at_fault)
+        raise RecipeError(f"{document.where(place)}: {error}") from error
 
 
 def _union(kinds: Sequence[Any], value: Any, document: Document, path: Path_) -> Any:
     if value is None and type(None) in kinds:
         return None
-    kinds = [kind for kind in kinds if kind is not type(None)]
+    kinds = sorted(
+        (kind for kind in kinds if kind is not type(None)), key=lambda kind: kind is not type(value)
+    )
     errors = []
     for kind in kinds:
         try:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,25 @@ class Document:
         value: dicts, lists, strings, numbers, booleans and None.
         source: the file's name, for messages.
         lines: the 1-based line of each value, by its path of keys and indices.
+        changed: the override that set a value, by the value's path.
     """
 
     value: Any
     source: str
     lines: Mapping[Path_, int]
+    changed: Mapping[Path_, str] = field(default_factory=dict)
 
     def where(self, path: Path_) -> str:
         """`recipe.yaml:14: steps[1].rate`, or as much of it as is known."""
         known = path
-        while known and known not in self.lines:
+        while known and known not in self.lines and known not in self.changed:
             known = known[:-1]
-        line = f":{self.lines[known]}" if known in self.lines else ""
+        if known in self.changed:
+            place = f"override {self.changed[known]!r}"
+        else:
+            place = f"{self.source}:{self.lines[known]}" if known in self.lines else self.source
         spelled = spell(path)
-        return f"{self.source}{line}: {spelled}" if spelled else f"{self.source}{line}"
+        return f"{place}: {spelled}" if spelled else place
 
 
 def spell(path: Path_) -> str:
@@ -62,8 +67,10 @@ def read_document(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DataError(f"no recipe file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a recipe: it is not text in UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return parse(text, str(path))
 
 

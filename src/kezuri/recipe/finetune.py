@@ -35,6 +35,8 @@ class Finetune:
             raise UsageError(
                 f"lr_ratio is a fraction of lr in (0, 1], or a list of them; got {self.lr_ratio}"
             )
+        if not self.lr > 0:
+            raise UsageError(f"lr must be above 0, got {self.lr}")
         self.training(1)
 
     def ratio(self, round_: int) -> float:

@@ -1,11 +1,12 @@
 """A recipe: model, data, goal and the ordered steps between them. Pure data."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kezuri.core.errors import RecipeError, UsageError
 from kezuri.core.goal import Goal
@@ -53,19 +54,24 @@ class DataChoice:
     Attributes:
         use: the reference.
         validation: how many training images are held out to choose by: a count, or a fraction below 1.
+        validation_from: `train`; or `test`, for a model that was trained on all training images already, so
+            that the floor is not kept on images it has memorised. The other test images stay for the test.
         split_seed: draws the validation images; its own seed, so that runs with other seeds stay comparable.
         normalize: overrides the data set's own mean and standard deviation.
     """
 
     use: str
     validation: int | float = 0.1
+    validation_from: Literal["train", "test"] = "train"
     split_seed: int = 0
     normalize: Normalize | None = None
 
     def __post_init__(self) -> None:
-        if self.validation <= 0:
+        most = 1 if isinstance(self.validation, float) else math.inf
+        if not 0 < self.validation < most:
             raise UsageError(
-                f"validation is a count of images or a fraction in (0, 1), got {self.validation}"
+                f"validation is a count of images (a whole number) or a fraction in (0, 1), "
+                f"got {self.validation}"
             )
 
 
@@ -114,14 +120,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def recipe_from(document: Document) -> Recipe:
     """The recipe in a document."""
     if not isinstance(document.value, dict):
-        raise RecipeError(f"{document.source}: a recipe is settings (key: value), got {document.value!r}")
+        found = "nothing" if document.value is None else repr(document.value)
+        raise RecipeError(f"{document.source}: a recipe is settings (key: value), got {found}")
     recipe: Recipe = build(Recipe, document)
     return recipe
 
 
-def recipe_from_json(content: Mapping[str, Any], source: str) -> Recipe:
+def recipe_from_json(content: Any, source: str) -> Recipe:
     """The recipe that `Recipe.to_json` wrote."""
-    return recipe_from(Document(dict(content), source, {}))
+    return recipe_from(Document(content, source, {}))
 
 
 def override(document: Document, text: str) -> Document:
@@ -143,7 +150,7 @@ def override(document: Document, text: str) -> Document:
             f"override {text!r}: {spell(path[:-1])} holds {target!r}, nothing can be set inside it"
         )
     target[last] = value
-    return Document(content, document.source, document.lines)
+    return replace(document, value=content, changed={**document.changed, path: text})
 
 
 def _inside(target: Any, part: str | int, path: Path_, text: str) -> Any:

@@ -1,9 +1,12 @@
 """Recipes for the usual jobs, as text a user can read and change."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from kezuri.core.errors import RecipeError
 from kezuri.core.registry import unknown
+from kezuri.recipe.document import parse
 
 COMPRESS = """\
 # {question}
@@ -78,6 +81,16 @@ def template(kind: str, *, file: str = "recipe.yaml", **settings: Any) -> str:
     if kind not in TEMPLATES:
         raise unknown("template", kind, TEMPLATES)
     filled = {**DEFAULTS, **TEMPLATES[kind], **settings, "file": file}
+    filled |= {key: _scalar(filled[key]) for key in ("name", "model", "data")}
     filled["question"] = f"The smallest model that changes its accuracy by {filled['accuracy']} at most."
     filled["train"] = TRAIN.format_map(filled) if filled["train_epochs"] else ""
     return COMPRESS.format_map(filled)
+
+
+def _scalar(word: str) -> str:
+    """The word as YAML that is read back as the same: quoted where it has special characters."""
+    try:
+        is_plain = parse(f"key: {word}").value == {"key": word}
+    except RecipeError:
+        is_plain = False
+    return word if is_plain else json.dumps(word, ensure_ascii=False)
