@@ -27,8 +27,12 @@ class Journal:
         """
         if not self.path.exists():
             return []
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (UnicodeDecodeError, OSError) as error:
+            raise CorruptArtifact(f"{self.path} cannot be read: {error}") from error
         rows = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(lines, start=1):
             try:
                 rows.append(Measurement.from_json(json.loads(line)))
             except (ValueError, TypeError) as error:

@@ -139,12 +139,12 @@ class RunView:
 
     @property
     def decisions(self) -> list[Mapping[str, Any]]:
-        return [entry for entry in self.manifest.get("decisions") or [] if isinstance(entry, dict)]
+        return _mappings(self.manifest.get("decisions"))
 
     @property
     def cutting(self) -> Mapping[str, Any]:
         """The settings of the step that cut: rate, rounds, lr_ratio, …; empty where the recipe has none."""
-        steps = [step for step in self.recipe.get("steps") or [] if isinstance(step, dict)]
+        steps = _mappings(self.recipe.get("steps"))
         return next((s for s in steps if "rate" in s or "rounds" in s or s.get("use") == "pcas"), {})
 
     @property
@@ -183,7 +183,7 @@ class RunView:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer of the model with its channels; needs `details` only where the manifest has no cuts."""
-        cuts = [entry for entry in self.manifest.get("cuts") or [] if isinstance(entry, dict)]
+        cuts = _mappings(self.manifest.get("cuts"))
         if cuts:
             return tuple(_layer(entry) for entry in cuts)
         found: dict[str, Layer] = {}
@@ -243,9 +243,9 @@ class RunView:
 def _outline(journal: Journal) -> list[Measurement]:
     if not journal.path.exists():
         return []
-    lines = journal.path.read_text(encoding="utf-8").splitlines()
-    kept = ",".join(line for line in lines if line and not line.startswith(DETAILS))
     try:
+        lines = journal.path.read_text(encoding="utf-8").splitlines()
+        kept = ",".join(line for line in lines if line and not line.startswith(DETAILS))
         return [Measurement.from_json(row) for row in json.loads(f"[{kept}]")]
     except (ValueError, TypeError):
         # Reads line by line and so can name the line that is wrong.
@@ -254,6 +254,10 @@ def _outline(journal: Journal) -> list[Measurement]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _turn(said: Mapping[str, Any]) -> tuple[int, int] | None:

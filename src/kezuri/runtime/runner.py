@@ -14,6 +14,7 @@ from kezuri.core.registry import Registry
 Images = NDArray[np.float32]
 Logits = NDArray[np.float32]
 Threads = int | Literal["all"]
+MOST_THREADS = 256  # with many thousands ONNX Runtime spends minutes on starting them
 
 
 class Session(Protocol):
@@ -61,6 +62,6 @@ def thread_count(threads: Threads) -> int:
     """
     if threads == "all":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not isinstance(threads, int) or threads < 1:
-        raise UsageError(f"threads is a number from 1, or 'all'; got {threads!r}")
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads is a number from 1 to {MOST_THREADS}, or 'all'; got {threads!r}")
     return threads
