@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from kezuri.artifact.folder import RunFolder
-from kezuri.core.errors import ResourceError
+from kezuri.core.errors import ResourceError, UsageError
 from kezuri.measure.macs import count_macs, count_params
+from kezuri.recipe.foresight import batch_size, foresee, warnings_of
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
 from kezuri.recipe.step import ModelState
-from kezuri.train import Training
 
 _SECONDS_TO_FINISH = 30.0  # export, parity and latency of two models
 
@@ -48,12 +48,16 @@ def estimate(prepared: Prepared, runs: Path) -> Estimate:
 
     Raises:
         ResourceError: the disk that holds `runs` has less room than the run needs.
+        ModelError, UsageError: the steps cannot work on this model.
     """
+    if not _existing(runs).is_dir():
+        raise UsageError(f"{runs} cannot hold runs: {_existing(runs)} is a file")
     resources = resources_of(prepared, RunFolder(runs / prepared.run_name))
+    foresee(prepared, resources)
     state = ModelState(prepared.model)
     seconds = sum(step.seconds(state, resources) for step in prepared.recipe.steps) + _SECONDS_TO_FINISH
     count = count_params(prepared.model)
-    batch = max(getattr(step, "batch_size", Training().batch_size) for step in prepared.recipe.steps)
+    batch = min(max(map(batch_size, prepared.recipe.steps)), len(prepared.data.train))
     memory = 16.0 * count + _activations(prepared.model, prepared.data.image_shape) * batch
     rounds = max(getattr(step, "rounds", 1) for step in prepared.recipe.steps)
     disk = 4.0 * count * (8 + min(rounds, 3)) + 5e6
@@ -62,7 +66,6 @@ def estimate(prepared: Prepared, runs: Path) -> Estimate:
         raise ResourceError(
             f"the run needs about {disk / 1e6:,.0f} MB in {runs}, {free / 1e6:,.0f} MB are free"
         )
-    warnings = [warning for step in prepared.recipe.steps for warning in step.warnings()]
     return Estimate(
         seconds,
         memory,
@@ -70,7 +73,7 @@ def estimate(prepared: Prepared, runs: Path) -> Estimate:
         disk,
         count,
         count_macs(prepared.model, prepared.data.image_shape),
-        warnings,
+        warnings_of(prepared),
     )
 
 

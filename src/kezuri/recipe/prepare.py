@@ -34,6 +34,7 @@ class Prepared:
         spec: how to rebuild the model by name; None for a model that exists in memory only.
         device: where to train.
         inputs: hashes of what the recipe names but does not contain: data, weights, model code.
+        places: folders the inputs were found by, as given: `data_root`, and `near`, the recipe's own.
     """
 
     recipe: Recipe
@@ -43,6 +44,7 @@ class Prepared:
     spec: ModelSpec | None
     device: torch.device
     inputs: Mapping[str, str]
+    places: Mapping[str, str]
 
     @property
     def fingerprint(self) -> str:
@@ -82,11 +84,15 @@ def prepare(
     where = choose_device(device)
     loaded = data if data is not None else _load(recipe, data_root)
     inputs = {"data": loaded.fingerprint}
+    given = {"data_root": data_root, "near": near}
+    places = {name: str(folder) for name, folder in given.items() if folder is not None}
     if model is not None:
         kept = copy.deepcopy(model).cpu()
         inputs["model"] = _state_hash(kept)
         check_fits(kept, loaded.image_shape, len(loaded.classes))
-        return Prepared(recipe, loaded, copy.deepcopy(kept), lambda: copy.deepcopy(kept), None, where, inputs)
+        return Prepared(
+            recipe, loaded, copy.deepcopy(kept), lambda: copy.deepcopy(kept), None, where, inputs, places
+        )
     if recipe.model.use == IN_MEMORY:
         raise ModelError(
             "this run began with a model that existed in Python only; call kezuri.compress with the same "
@@ -106,7 +112,7 @@ def prepare(
     code = Path(recipe.model.use.rpartition(":")[0])
     if code.suffix == ".py" and code.exists():
         inputs["code"] = sha256_of(code)
-    return Prepared(recipe, loaded, built, fresh, spec, where, inputs)
+    return Prepared(recipe, loaded, built, fresh, spec, where, inputs, places)
 
 
 def find_weights(name: str, near: Path | None) -> Path:
@@ -135,7 +141,12 @@ def _load(recipe: Recipe, root: Path | None) -> Data:
         )
     normalize = None if choice.normalize is None else (choice.normalize.mean, choice.normalize.std)
     return load_data(
-        choice.use, root=root, validation=choice.validation, seed=choice.split_seed, normalize=normalize
+        choice.use,
+        root=root,
+        validation=choice.validation,
+        validation_from=choice.validation_from,
+        seed=choice.split_seed,
+        normalize=normalize,
     )
 
 
@@ -153,6 +164,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "name": prepared.recipe.name,
         "fingerprint": prepared.fingerprint,
         "inputs": dict(prepared.inputs),
+        "places": dict(prepared.places),
         "seed": prepared.recipe.seed,
         "device": str(prepared.device),
         "data": prepared.data.describe(),

@@ -1,6 +1,7 @@
 """One round of pruning: gather evidence, choose, cut with proof or mask, retrain, measure."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from kezuri.core.errors import KezuriError
+from kezuri.core.errors import KezuriError, UsageError
 from kezuri.core.measurement import Measurement
 from kezuri.core.seeds import derive
 from kezuri.measure.accuracy import accuracy_measurement
@@ -89,8 +90,13 @@ def survey(plan: "Prune", state: ModelState, resources: Resources, *, seed: int)
 def baseline(
     plan: "Prune", state: ModelState, resources: Resources
 ) -> tuple[float, float, list[Measurement]]:
-    """Validation accuracy, size and all measurements of the model before the first round."""
+    """Validation accuracy, size and all measurements of the model before the first round.
+
+    Raises:
+        UsageError: the model is not trained.
+    """
     accuracy, size, measurements = _describe(state, resources)
+    check_trained(accuracy, resources.data.validation.labels)
     return (
         accuracy,
         size,
@@ -100,6 +106,27 @@ def baseline(
 
 def _coupled(plan: "Prune", state: ModelState, resources: Resources) -> Couplings | None:
     return couple(state.model, resources.example, protect=plan.ignore) if plan.cuts else None
+
+
+def check_trained(accuracy: float, labels: Tensor) -> None:
+    """Refuses a model that answers no better than chance, for which an accuracy to keep means nothing.
+
+    Args:
+        accuracy: the model's, as a fraction.
+        labels: (N,) int64, of the images it was measured on.
+
+    Raises:
+        UsageError: the accuracy is within three standard deviations of always answering the same class.
+    """
+    chance = float(labels.bincount().max()) / len(labels)
+    least = chance + 3 * math.sqrt(chance * (1 - chance) / len(labels))
+    if accuracy <= min(least, 1 - 1 / len(labels)):
+        raise UsageError(
+            f"the model is right on {accuracy:.2%} of {len(labels)} validation images, and one that always "
+            f"answers the same class on {chance:.2%} (above {least:.2%} it is no chance): it is not trained, "
+            f"so there is no accuracy to keep. Train it first (--train-epochs, or a train step with more "
+            f"epochs), or give its trained weights"
+        )
 
 
 def attempt(

@@ -1,6 +1,7 @@
 """Runs a recipe: a folder comes out that holds the models, every measurement and how it was made."""
 
 import fcntl
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ from kezuri.artifact.manifest import Manifest, environment, now
 from kezuri.core.errors import CorruptArtifact, Interrupted, KezuriError, ResourceError, UsageError
 from kezuri.model.portable import read_model, save_model
 from kezuri.prune.masks import Masks
-from kezuri.recipe.finish import finish
+from kezuri.recipe.finish import STAGE, finish
+from kezuri.recipe.foresight import foresee, warnings_of
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.prepare import Prepared, describe, prepare
 from kezuri.recipe.recipe import Recipe, recipe_from_json
 from kezuri.recipe.stages import Stages
 from kezuri.recipe.step import ModelState, Resources
+from kezuri.runtime.runner import thread_count
 
 
 def run(
@@ -43,14 +46,34 @@ def run(
     Raises:
         KezuriError: whatever went wrong; the run can be resumed.
     """
-    listener = listener or SilentListener()
-    folder = RunFolder(runs / prepared.run_name)
+    return _run_in(
+        RunFolder(runs / prepared.run_name),
+        prepared,
+        listener=listener or SilentListener(),
+        as_written=as_written,
+        threads=threads,
+    )
+
+
+def _run_in(
+    folder: RunFolder,
+    prepared: Prepared,
+    *,
+    listener: Listener,
+    as_written: str | None = None,
+    threads: int | None = None,
+) -> RunFolder:
     manifest = Manifest(folder)
     with _locked(folder):
         begun = manifest.read()
         if begun.get("status") == "finished":
-            listener.say(f"{folder.path} is finished already")
-            return folder
+            damaged = manifest.damaged()
+            if not damaged:
+                listener.say(f"{folder.path} is finished already")
+                return folder
+            for name, what in damaged.items():
+                listener.warn(f"{folder.path / name}: {what}; it is made and measured again")
+            stages_of(prepared, folder).forget(STAGE)
         _set_threads(threads, begun, listener)
         if not folder.recipe.exists():
             write_json(folder.recipe, prepared.recipe.to_json())
@@ -81,28 +104,34 @@ def resume(
     folder = RunFolder.open(path)
     recipe = recipe_from_json(read_json(folder.recipe), str(folder.recipe))
     before = Manifest(folder).read()
-    root = data_root or (Path(before["data_root"]) if before.get("data_root") else None)
-    prepared = prepare(recipe, data_root=root, device=device, near=path)
-    if prepared.run_name != path.resolve().name:
-        changed = [
-            name for name, hash_ in prepared.inputs.items() if before.get("inputs", {}).get(name) != hash_
-        ]
+    places = {name: Path(place) for name, place in before.get("places", {}).items()}
+    prepared = prepare(
+        recipe,
+        data_root=data_root or places.get("data_root"),
+        device=before.get("device", device) if device == "auto" else device,
+        near=places.get("near"),
+    )
+    if prepared.fingerprint != before.get("fingerprint", path.resolve().name.rpartition("-")[2]):
+        inputs = before.get("inputs", prepared.inputs)
+        changed = [name for name, hash_ in prepared.inputs.items() if inputs.get(name) != hash_]
         raise UsageError(
-            f"{path} cannot go on: its {' and '.join(changed) or 'recipe'} changed since it began; "
+            f"{path} cannot go on: its {' and '.join(changed) or folder.recipe.name} changed since it began; "
             f"start a new run instead"
         )
-    return run(prepared, runs=path.resolve().parent, listener=listener)
+    return _run_in(folder, prepared, listener=listener or SilentListener())
 
 
 def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     resources = resources_of(prepared, folder, listener)
     state = dense = ModelState(prepared.model.to(prepared.device))
     dense_is_known = False
+    if not folder.stages.exists():
+        foresee(prepared, resources)
+    for warning in warnings_of(prepared):
+        listener.warn(warning)
     for number, step in enumerate(prepared.recipe.steps, start=1):
         if step.compresses and not dense_is_known:
             dense, dense_is_known = state, True
-        for warning in step.warnings():
-            listener.warn(warning)
         state = step.apply(state, resources, stage=f"{number}-{stage_name(prepared.recipe, number)}")
     finish(dense if dense_is_known else state, state, resources, folder)
 
@@ -182,12 +211,15 @@ def _ending_said(folder: RunFolder, manifest: Manifest, *, earlier: float) -> It
             if status == "finished":
                 raise
 
-    again = f"resume with: kezuri resume {folder.path}"
+    again = f"resume with: kezuri resume {shlex.quote(str(folder.path))}"
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as error:
         note("interrupted", "stopped by the user")
         raise Interrupted(f"stopped; nothing is lost, {again}") from error
+    except ResourceError as error:
+        note("failed", str(error))
+        raise ResourceError(f"{error}; {again}") from error
     except KezuriError as error:
         note("failed", str(error))
         raise
@@ -211,4 +243,4 @@ def _set_threads(threads: int | None, begun: dict[str, object], listener: Listen
             listener.warn(f"this run began with {before} threads and goes on with them")
         threads = before
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(thread_count(threads))

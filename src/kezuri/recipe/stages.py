@@ -5,7 +5,8 @@ Every stage is a function of the recipe, the seed and the model before it, so a 
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from kezuri.artifact.atomic import read_json, write_json
 from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.journal import Journal
 from kezuri.artifact.manifest import Manifest
+from kezuri.core.errors import CorruptArtifact
 from kezuri.core.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -46,7 +48,13 @@ class Stages:
     def record(self, name: str) -> Mapping[str, Any] | None:
         """What the stage left, or None while it is unfinished."""
         path = self.folder.stage(name) / RECORD
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        with self._way_out(name):
+            record = read_json(path)
+            if not isinstance(record, dict):
+                raise CorruptArtifact(f"{path} does not hold a JSON object")
+        return record
 
     def finish(
         self,
@@ -66,7 +74,23 @@ class Stages:
 
     def state(self, name: str) -> "ModelState":
         """The model a finished stage left."""
-        return self.state_in(self.folder.stage(name) / "model")
+        with self._way_out(name):
+            return self.state_in(self.folder.stage(name) / "model")
+
+    @contextmanager
+    def _way_out(self, name: str) -> Iterator[None]:
+        """Says what to do about a damaged stage."""
+        try:
+            yield
+        except CorruptArtifact as error:
+            step = self.folder.stage(name.partition(".")[0])
+            raise CorruptArtifact(
+                f"{error}; remove the folders {step}* and resume: that step is then made again"
+            ) from error
+
+    def forget(self, name: str) -> None:
+        """Makes a stage unfinished, so that it is done again."""
+        shutil.rmtree(self.folder.stage(name), ignore_errors=True)
 
     def state_in(self, folder: Path) -> "ModelState":
         """The model in any folder of the run."""

@@ -1,0 +1,45 @@
+"""What can be known to go wrong before any long work: steps the model does not allow, unwise settings."""
+
+from kezuri.core.errors import ModelError
+from kezuri.model.coupling import couple
+from kezuri.recipe.prepare import Prepared
+from kezuri.recipe.step import Resources, Step
+from kezuri.recipe.steps.pcas import PcasLoop
+from kezuri.recipe.steps.prune import Prune
+
+SHOWN = 5
+
+
+def foresee(prepared: Prepared, resources: Resources) -> None:
+    """Follows the model as the steps that cut will, so that they do not fail after hours of training.
+
+    Raises:
+        ModelError: torch.export cannot follow the model (the line is named), or nothing of it may be cut.
+        UsageError: a layer to leave alone is not there.
+    """
+    for step in prepared.recipe.steps:
+        plan = step.as_prune() if isinstance(step, PcasLoop) else step
+        if isinstance(plan, Prune) and plan.cuts:
+            couplings = couple(prepared.model.to(prepared.device), resources.example, protect=plan.ignore)
+            if not plan.candidates(couplings):
+                rows = [f"{row.layer} ({row.reason})" for row in couplings.explain() if row.reason]
+                more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+                raise ModelError(
+                    f"no channel of {prepared.recipe.model.use} may be cut: "
+                    f"{', '.join(rows[:SHOWN]) or 'it has no layer whose channels are known'}{more}"
+                )
+
+
+def warnings_of(prepared: Prepared) -> list[str]:
+    """Settings that are allowed but known to fail, each with the reason."""
+    said = [warning for step in prepared.recipe.steps for warning in step.warnings()]
+    have, asked = len(prepared.data.train), max(map(batch_size, prepared.recipe.steps))
+    if asked > have:
+        said.append(f"batch_size {asked} is more than the {have} training images: an epoch is a single step")
+    return said
+
+
+def batch_size(step: Step) -> int:
+    """Images a training step of this step takes."""
+    plan = step.as_prune() if isinstance(step, PcasLoop) else step
+    return int(plan.finetune.batch_size if isinstance(plan, Prune) else getattr(plan, "batch_size", 1))
