@@ -1,5 +1,6 @@
 """`kezuri bench`: how fast models really are on this machine."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,8 @@ def bench(
 def _files(models: list[Path]) -> dict[str, Path]:
     """The ONNX files meant, by the name to print."""
     from kezuri.artifact.folder import RunFolder
-    from kezuri.core.errors import DataError
+    from kezuri.artifact.manifest import Manifest
+    from kezuri.core.errors import CorruptArtifact, DataError
 
     files: dict[str, Path] = {}
     for model in models:
@@ -63,9 +65,13 @@ def _files(models: list[Path]) -> dict[str, Path]:
             files[str(model)] = model
             continue
         run = RunFolder.open(model)
+        damaged = Manifest(run).damaged()
         for name in ("dense", "final"):
             path = run.model(name) / "model.onnx"
+            again = f"kezuri resume {shlex.quote(str(model))}"
+            if (what := damaged.get(f"models/{name}/model.onnx")) is not None:
+                raise CorruptArtifact(f"{path}: {what}; `{again}` makes it again")
             if not path.is_file():
-                raise DataError(f"{model} has no {name} model yet; `kezuri resume {model}` finishes it")
+                raise DataError(f"{model} has no {name} model yet; `{again}` finishes it")
             files[name if len(models) == 1 else f"{model.name}/{name}"] = path
     return files

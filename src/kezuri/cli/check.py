@@ -1,5 +1,6 @@
 """`kezuri check`: is the recipe right, and what will it need?"""
 
+import shlex
 from pathlib import Path
 
 from kezuri.cli.options import DataRoot, Device, Overrides, RecipeFile, Runs
@@ -42,4 +43,7 @@ def check(
     listener.say(f"disk    at most {size(needs.disk)} in {runs / prepared.run_name}")
     for warning in needs.warnings:
         listener.warn(warning)
-    listener.say(f"next    kezuri run {recipe}" + "".join(f" {text}" for text in overrides or []))
+    given = {"--data": data, "--runs": runs, "--device": device}
+    usual = {"--data": None, "--runs": Path("runs"), "--device": "auto"}
+    options = [str(word) for name in given if given[name] != usual[name] for word in (name, given[name])]
+    listener.say("next    " + shlex.join(["kezuri", "run", str(recipe), *(overrides or []), *options]))

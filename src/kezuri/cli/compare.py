@@ -1,5 +1,6 @@
 """`kezuri compare`: runs side by side."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,21 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compares runs: settings, hours, accuracy, size, and which nothing else beats (the Pareto front)."""
+    from kezuri.artifact.folder import RECIPE_JSON
+    from kezuri.core.errors import UsageError
     from kezuri.report.compare import compare as compare_runs
     from kezuri.report.grid import show
     from kezuri.report.tables import comparison_table
     from kezuri.report.write import write_comparison
 
-    folders = [path for path in runs if (path / "recipe.json").is_file()]
+    if csv and json:
+        raise UsageError("--csv and --json cannot both be printed; choose one")
+    if out is not None and out.suffix not in (".html", ".htm"):
+        raise UsageError(f"--out is an HTML file, such as comparison.html; got {out}")
+    folders = [path for path in runs if (path / RECIPE_JSON).is_file() or not path.exists()]
+    for path in runs:
+        if folders and path not in folders:
+            print(f"warning: {path} is not a run; left out", file=sys.stderr)
     comparison = compare_runs(folders or runs, keep=keep, sort=sort)
     table = comparison_table(comparison)
     if csv:
@@ -31,4 +41,4 @@ def compare(
     else:
         show(table)
     if out is not None:
-        print(write_comparison(folders, out))
+        print(write_comparison(folders, out, keep=keep, sort=sort))

@@ -50,7 +50,7 @@ def compress(
     import yaml
 
     from kezuri.cli.running import run_recipe
-    from kezuri.recipe.document import parse
+    from kezuri.recipe.document import Document
     from kezuri.recipe.recipe import recipe_from
 
     augments = [word.strip() for word in augment.split(",") if word.strip()]
@@ -66,16 +66,14 @@ def compress(
         **training,
     }
     steps = [*([{"use": "train", "epochs": train_epochs, **training}] if train_epochs else []), loop]
-    text = yaml.safe_dump(
-        {
-            "name": name,
-            "seed": seed,
-            "model": {"use": model, "weights": None if weights is None else str(weights.resolve())},
-            "data": {"use": data},
-            "goal": {"objective": objective, "accuracy": keep_accuracy},
-            "steps": steps,
-        },
-        sort_keys=False,
-    )
-    recipe = recipe_from(parse(text, "kezuri compress"))
+    content = {
+        "name": name,
+        "seed": seed,
+        "model": {"use": model, "weights": None if weights is None else str(weights.resolve())},
+        "data": {"use": data},
+        "goal": {"objective": objective, "accuracy": keep_accuracy},
+        "steps": steps,
+    }
+    text = yaml.safe_dump(content, sort_keys=False)
+    recipe = recipe_from(Document(content, "kezuri compress", {}))
     run_recipe(recipe, text, near=None, data=data_root, runs=runs, device=device, threads=threads)

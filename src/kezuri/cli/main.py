@@ -2,12 +2,13 @@
 
 import os
 import sys
+import warnings
 from typing import NoReturn
 
 import typer
 
 from kezuri.cli import bench, check, compare, compress, demo, list_, new, report, resume, run
-from kezuri.core.errors import KezuriError
+from kezuri.core.errors import KezuriError, KezuriWarning, ResourceError, UsageError, users_line
 
 app = typer.Typer(
     name="kezuri",
@@ -31,6 +32,8 @@ app.command("demo")(demo.demo)
 
 def main() -> NoReturn:
     """Runs the command; what went wrong on purpose ends in one message and the error's own exit code."""
+    if not sys.warnoptions:
+        _only_our_warnings()
     try:
         app()
     except KezuriError as error:
@@ -42,7 +45,21 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        line = users_line(error)
+        if line is not None:
+            _end(f"your code failed at {line}: {type(error).__name__}: {error}", UsageError.exit_code)
+        if isinstance(error, OSError):
+            _end(str(error), ResourceError.exit_code)
+        raise
     sys.exit(0)
+
+
+def _only_our_warnings() -> None:
+    """What libraries warn of is for programmers; what Kezuri warns of is for the reader."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", KezuriWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
 
 
 def _end(message: str, code: int) -> NoReturn:

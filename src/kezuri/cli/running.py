@@ -1,5 +1,6 @@
 """What every command that runs a recipe does: prepare, run, report, answer."""
 
+import shlex
 from pathlib import Path
 
 from kezuri.artifact.folder import RunFolder
@@ -48,4 +49,5 @@ def conclude(folder: RunFolder, listener: ConsoleListener) -> None:
     listener.say(f"stopped   {answer['stop_why'] or 'no step removes anything'}")
     listener.say(f"model     {folder.model('final') / 'model.onnx'}")
     listener.say(f"report    {page}")
-    listener.say(f"next      kezuri bench {folder.path}   |   kezuri compare {folder.path.parent}/*")
+    here, runs = (shlex.quote(str(path)) for path in (folder.path, folder.path.parent))
+    listener.say(f"next      kezuri bench {here}   |   kezuri compare {runs}/*")
