@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kezuri.core.measurement import Measurement
+from kezuri.report.numbers import duration
 from kezuri.report.reading import Round
 from kezuri.report.rounds import RoundsTable
 
@@ -44,6 +45,11 @@ class ConsoleListener:
         self.say(self._table.line(entry))
         if decision["verdict"] == "rolled back":
             self.say(f"       {decision['why']}")
+
+    def expect(self, seconds: float, rounds: int) -> None:
+        """How long the rounds ahead will take."""
+        ahead = "1 round" if rounds == 1 else f"{rounds} rounds"
+        self.say(f"       about {duration(seconds)} for {ahead}")
 
     def start(self, task: str, *, total: int, done: int) -> None:
         """A training begins, or goes on after `done` steps."""

@@ -22,6 +22,10 @@ class Listener(Progress, Protocol):
         """What was measured of one attempt at a round, and what was decided: round, attempt, verdict, why."""
         ...
 
+    def expect(self, seconds: float, rounds: int) -> None:
+        """The `rounds` ahead will take about so long; said before the first and corrected after each."""
+        ...
+
 
 class SilentListener(NullProgress):
     """Hears and says nothing."""
@@ -33,4 +37,7 @@ class SilentListener(NullProgress):
         """Nothing."""
 
     def round_done(self, measurements: list[Measurement], decision: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def expect(self, seconds: float, rounds: int) -> None:
         """Nothing."""

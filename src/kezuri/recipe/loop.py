@@ -60,6 +60,7 @@ class Loop:
         )
         self._best: tuple[str, Record] | None = None  # the accepted attempt that the result comes from
         self._held: dict[str, ModelState] = {}
+        self._pace: float | None = None  # seconds a round, once one was made
 
     def run(self) -> tuple[ModelState, Stop]:
         """The best model that keeps the floor, and why the loop ended."""
@@ -91,8 +92,8 @@ class Loop:
             record = {"accuracy": accuracy, "size": size}
             if _may_have_seen(measurements):
                 self.resources.listener.warn(
-                    f"the model answers {accuracy:.2%} of the validation images right, as many as of those it "
-                    f"trains on: it may have been trained on them before, and the floor would be kept on "
+                    f"the model answers {accuracy:.2%} of the validation images right, as many as of those "
+                    f"it trains on: it may have been trained on them before, and the floor would be kept on "
                     f"images it has memorised (data.validation_from: test takes others)"
                 )
             rows = [m.under(model="round", round=0, attempt=0, accepted=True) for m in measurements]
@@ -109,6 +110,7 @@ class Loop:
             found = self.stages.record(name)
             if found is None:
                 if prospect is None:
+                    self._expect(round_)
                     seed = derive(self.resources.seed, self.stage, "evidence", round_)
                     prospect = survey(self.plan, self._state_of(self._last), self.resources, seed=seed)
                 found = self._attempt(prospect, name, round_=round_, index=index, floor=floor)
@@ -135,6 +137,7 @@ class Loop:
             record = {**place, "verdict": "stopped", "why": "nothing more may be removed"}
             self.stages.finish(name, record=record)
             return record
+        self._pace = next(m.value for m in outcome.measurements if m.metric == "seconds")
         accepted = outcome.accuracy >= floor
         relation = "keeps" if accepted else "is below"
         record = {
@@ -176,6 +179,14 @@ class Loop:
         if self.goal.objective == "smallest" or self._best is None:
             return True  # every accepted round is smaller than the one before
         return bool(record["latency"] < self._best[1]["latency"])
+
+    def _expect(self, round_: int) -> None:
+        """Says how long the rounds from this one on will take: by timed batches, then by the last round."""
+        rounds = self.plan.schedule.rounds
+        left = rounds - round_ + 1
+        if self._pace is None:
+            self._pace = self.plan.seconds(self._state_of(self._last), self.resources) / rounds
+        self.resources.listener.expect(self._pace * left, left)
 
     def _state_of(self, name: str | None) -> ModelState:
         if name is None:
