@@ -35,8 +35,12 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# an hour or so; each prints its figures and keeps them in benchmarks/results
 bench: $(STAMP)
-	$(BIN)/kezuri bench
+	$(BIN)/python benchmarks/round_cost.py
+	$(BIN)/python benchmarks/conditions.py
+	$(BIN)/python benchmarks/pcas_forms.py
+	$(BIN)/python benchmarks/kills.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kezuri.core.errors import DataError, ModelError, RecipeError, UnknownName
-from kezuri.model.load import ModelSpec, check_fits, evaluating, load_model, load_weights_
+from kezuri.model.load import ModelSpec, check_fits, load_model, load_weights_
+from kezuri.model.modes import evaluating
 
 SHAPE = (1, 28, 28)
 

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kezuri.core.measurement import Measurement
-from kezuri.model.load import device_of, evaluating
+from kezuri.model.modes import device_of, evaluating
 
 
 def count_params(model: nn.Module) -> int:

@@ -1,8 +1,7 @@
 """Models by reference: from the zoo, from your own file or package, from timm or torchvision."""
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from kezuri.core.errors import DataError, ModelError, RecipeError, UnknownName, users_line
 from kezuri.core.registry import unknown
 from kezuri.core.seeds import derive
+from kezuri.model.modes import device_of, evaluating
 from kezuri.model.zoo import Builder, zoo
 from kezuri.model.zoo.elsewhere import find_builder, where
 
@@ -149,24 +149,6 @@ def check_fits(model: nn.Module, image_shape: tuple[int, int, int], classes: int
         )
     if not answer.isfinite().all():
         raise ModelError(f"the model answers black images of {given} with numbers that are not finite")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts every part of the model in evaluation mode, and back as it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lives; the CPU for a model without any."""
-    first = next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 def _builder(ref: str) -> Builder:

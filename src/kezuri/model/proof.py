@@ -1,8 +1,7 @@
 """Proved cutting: the zero-masked model and the cut one must give the same answers."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from kezuri.core.errors import ProofFailed, UsageError
 from kezuri.core.seeds import derive
 from kezuri.model.exported import example_batch
 from kezuri.model.families import Couplings
+from kezuri.model.modes import evaluating
 from kezuri.model.shrink import Structure, mask_channels_, shrink_, structure_of
 
 INPUTS = 3
@@ -176,7 +176,7 @@ def _typed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 @torch.no_grad()
 def _difference(masked: nn.Module, cut: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> float:
     worst = 0.0
-    with _evaluating(masked), _evaluating(cut):
+    with evaluating(masked), evaluating(cut):
         for number in range(INPUTS):
             batch = _random_like(inputs, number, dtype)
             expected = pytree.tree_leaves(masked(*batch))
@@ -219,14 +219,3 @@ def _distance(expected: object, answer: object) -> float:
 def _shortened(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:150]}"
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import ResourceError, UsageError
 from kezuri.measure.macs import count_macs, count_params
+from kezuri.model.modes import evaluating
 from kezuri.recipe.foresight import batch_size, foresee, warnings_of
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
@@ -88,20 +87,9 @@ def _activations(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
         return tensor
 
     device = next(model.parameters()).device
-    with _evaluating(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with evaluating(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(torch.zeros(2, *image_shape, device=device))
     return sum(kept.values()) / 2
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _available() -> float | None:

@@ -1,14 +1,13 @@
 """The role of a step: one action of a recipe, and what flows between steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kezuri.core.goal import Goal
-from kezuri.core.measurement import Measurement
 from kezuri.core.registry import Registry
 from kezuri.data import Data
 from kezuri.model.shrink import Structure
@@ -80,5 +79,3 @@ class Step(Protocol):
 
 
 steps: Registry[type[Step]] = Registry("step")
-
-Measured = tuple[Mapping[str, Any], list[Measurement]]
