@@ -67,7 +67,8 @@ class Loop:
         before = self._baseline()
         floor, size = self.goal.floor(before["accuracy"]), before["size"]
         gentleness = 0
-        stop = Stop("rounds", f"all {self.plan.schedule.rounds} rounds are done")
+        done = f"all {self.plan.schedule.rounds} rounds are done"
+        stop = Stop("rounds", f"{done} and the floor holds: more rounds may shave further")
         for round_ in range(1, self.plan.schedule.rounds + 1):
             record, gentleness = self._round(round_, floor, gentleness)
             if record["verdict"] == "rolled back":
