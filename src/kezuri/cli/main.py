@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from kezuri.cli import bench, check, compare, compress, demo, list_, new, report, resume, run
-from kezuri.core.errors import KezuriError, KezuriWarning, ResourceError, UsageError, users_line
+from kezuri.core.errors import Interrupted, KezuriError, KezuriWarning, ResourceError, UsageError, users_line
 
 app = typer.Typer(
     name="kezuri",
@@ -39,20 +39,29 @@ def main() -> NoReturn:
     except KezuriError as error:
         _end(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _end("stopped", 130)
+        _end("stopped", Interrupted.exit_code)
+    except SystemExit as ended:
+        if ended.code == Interrupted.exit_code:  # typer turns Ctrl-C into a silent exit
+            _end("stopped", Interrupted.exit_code)
+        raise
     except MemoryError:
         _end("out of memory: try a smaller batch size", 4)
     except BrokenPipeError:  # the reader of our output went away, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        line = users_line(error)
-        if line is not None:
-            _end(f"your code failed at {line}: {type(error).__name__}: {error}", UsageError.exit_code)
-        if isinstance(error, OSError):
-            _end(str(error), ResourceError.exit_code)
+        _end_if_not_ours(error)
         raise
     sys.exit(0)
+
+
+def _end_if_not_ours(error: Exception) -> None:
+    """Ends where the user's code or the system is at fault; a fault of Kezuri's own keeps its traceback."""
+    line = users_line(error)
+    if line is not None:
+        _end(f"your code failed at {line}: {type(error).__name__}: {error}", UsageError.exit_code)
+    if isinstance(error, OSError):
+        _end(str(error), ResourceError.exit_code)
 
 
 def _only_our_warnings() -> None:

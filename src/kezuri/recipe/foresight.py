@@ -20,7 +20,7 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
     for step in prepared.recipe.steps:
         plan = step.as_prune() if isinstance(step, PcasLoop) else step
         if isinstance(plan, Prune) and plan.cuts:
-            couplings = couple(prepared.model.to(prepared.device), resources.example, protect=plan.ignore)
+            couplings = couple(prepared.model, resources.example, protect=plan.ignore)
             if not plan.candidates(couplings):
                 rows = [f"{row.layer} ({row.reason})" for row in couplings.explain() if row.reason]
                 more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""

@@ -1,5 +1,6 @@
 """Runs a recipe: a folder comes out that holds the models, every measurement and how it was made."""
 
+import copy
 import fcntl
 import shlex
 from collections.abc import Iterator
@@ -123,7 +124,7 @@ def resume(
 
 def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     resources = resources_of(prepared, folder, listener)
-    state = dense = ModelState(prepared.model.to(prepared.device))
+    state = dense = ModelState(copy.deepcopy(prepared.model).to(prepared.device))  # steps train in place
     dense_is_known = False
     if not folder.stages.exists():
         foresee(prepared, resources)
