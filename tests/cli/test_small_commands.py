@@ -1,0 +1,51 @@
+import subprocess
+import sys
+
+import pytest
+
+from kezuri.recipe.recipe import load_recipe
+
+
+def test_a_new_recipe_is_one_that_runs(kezuri, tmp_path):
+    code, said, _ = kezuri("new", "mein größter.yaml", "--model", "my nets.py:net", "--data", "a: b #c")
+    assert code == 0 and "kezuri check 'mein größter.yaml'" in said
+    recipe = load_recipe(tmp_path / "mein größter.yaml")
+    assert (recipe.name, recipe.model.use, recipe.data.use) == (
+        "mein-gr-ter",
+        "my nets.py:net",
+        "a: b #c",
+    )
+
+
+def test_a_file_is_not_overwritten(kezuri, recipe, recipe_text):
+    assert kezuri("new", recipe)[0] == 2
+    assert recipe.read_text(encoding="utf-8") == recipe_text
+    assert kezuri("new", "other.yaml", "--template", "pcsa")[0] == 2
+
+
+def test_lists_what_a_recipe_can_name(kezuri):
+    code, said, _ = kezuri("list")
+    assert code == 0 and all(name in said for name in ("resnet56", "fashion-mini", "pcas", "cosine"))
+    code, _, said = kezuri("list", "modl")
+    assert code == 2 and "did you mean 'model'" in said
+
+
+def test_the_demo_takes_overrides(kezuri):
+    code, _, said = kezuri("demo", "steps.9.epochs=1")
+    assert code == 2 and "the list has the items" in said
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["new", "x.yaml", "--template", "pcsa"]])
+def test_light_commands_do_not_load_torch(words, tmp_path):
+    code = f"""
+import sys
+from kezuri.cli.main import main
+sys.argv = ["kezuri", *{words!r}]
+try:
+    main()
+except SystemExit:
+    pass
+sys.exit("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
