@@ -32,9 +32,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/conditions.html"))
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--data", default="fashion-mini")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--train-epochs", type=float, default=15)
-    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train-epochs", type=float, default=12)
+    parser.add_argument("--epochs", type=float, default=1)
     options = parser.parse_args()
     folders = []
     for seed in range(options.seeds):
@@ -64,7 +64,7 @@ def execute(options: Any, seed: int, name: str, weights: Path | None, step: dict
         "model": {"use": options.model, "options": {"shortcut": "B"}, "weights": weights and str(weights)},
         "data": {"use": options.data, "validation": 1500},
         "goal": {"accuracy": -0.9},
-        "steps": [{"augment": ["pad_crop", "flip"], "lr": 0.1, **step}],
+        "steps": [{"augment": ["flip"], "lr": 0.1, "batch_size": 64, **step}],
     }
     return run(prepare(recipe_from(Document(content, "benchmark", {}))), runs=options.runs).path
 

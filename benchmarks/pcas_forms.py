@@ -161,7 +161,7 @@ def chart(rows: list[dict[str, Any]], title: str) -> alt.HConcatChart:
         )
         panels.append(
             (bars + line).properties(
-                width=330, height=300, title=f"right {key}" if key == "after cut" else key
+                width=330, height=300, title="right after the cut" if key == "after cut" else key
             )
         )
     return (
