@@ -38,10 +38,10 @@ def measured(folder):
 
 
 @pytest.mark.parametrize("runs", ["ctrl c", "killed"])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(stopped, runs):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(stopped, ended, runs):
     root, said = stopped
     assert said[runs][-1]["code"] == 0, said[runs][-1]["err"]
-    whole, other = folder_of(root, "whole"), folder_of(root, runs)
+    whole, other = RunFolder(ended), folder_of(root, runs)
     for name in ("dense/model.safetensors", "final/model.safetensors", "final/model.onnx"):
         assert (whole.path / "models" / name).read_bytes() == (other.path / "models" / name).read_bytes()
     assert measured(whole) == measured(other)
