@@ -1,7 +1,7 @@
 """Run as a script: runs of the command line that are stopped again and again, then finish.
 
-Usage: run_and_stop.py FOLDER. FOLDER holds recipe.yaml. Leaves FOLDER/ctrl c, FOLDER/killed, and said.json: how each command ended and what it said. Everything is imported once; the
-commands are forks.
+Usage: run_and_stop.py FOLDER. FOLDER holds recipe.yaml. Leaves FOLDER/ctrl c, FOLDER/killed, and said.json:
+how each command ended and what it said. Everything is imported once; the commands are forks.
 """
 
 import json
