@@ -1,20 +1,28 @@
 """What can be known to go wrong before any long work: steps the model does not allow, unwise settings."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from kezuri.core.errors import ModelError
 from kezuri.model.coupling import couple
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.step import Resources, Step
 from kezuri.recipe.steps.pcas import PcasLoop
 from kezuri.recipe.steps.prune import Prune
+from kezuri.runtime.export import export_onnx
 
 SHOWN = 5
 
 
-def foresee(prepared: Prepared, resources: Resources) -> None:
+def foresee(prepared: Prepared, resources: Resources, *, export: bool = False) -> None:
     """Follows the model as the steps that cut will, so that they do not fail after hours of training.
 
+    Args:
+        export: also export it as it will be at the end, which takes seconds.
+
     Raises:
-        ModelError: torch.export cannot follow the model (the line is named), or nothing of it may be cut.
+        ModelError: torch.export cannot follow the model (the line is named), nothing of it may be cut, or it
+            has an operation that ONNX has not.
         UsageError: a layer to leave alone is not there.
     """
     for step in prepared.recipe.steps:
@@ -28,6 +36,9 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
                     f"no channel of {prepared.recipe.model.use} may be cut: "
                     f"{', '.join(rows[:SHOWN]) or 'it has no layer whose channels are known'}{more}"
                 )
+    if export:
+        with TemporaryDirectory() as folder:
+            export_onnx(prepared.model, prepared.data.image_shape, Path(folder) / "model.onnx")
 
 
 def warnings_of(prepared: Prepared) -> list[str]:

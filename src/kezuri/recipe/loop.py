@@ -91,7 +91,8 @@ class Loop:
         if record is None:
             accuracy, size, measurements = baseline(self.plan, self.start, self.resources)
             record = {"accuracy": accuracy, "size": size}
-            if _may_have_seen(measurements):
+            trained_here = self.stages.manifest.read().get("trained_here", False)
+            if not trained_here and _may_have_seen(measurements):
                 self.resources.listener.warn(
                     f"the model answers {accuracy:.2%} of the validation images right, as many as of those "
                     f"it trains on: it may have been trained on them before, and the floor would be kept on "

@@ -124,10 +124,10 @@ def resume(
 
 def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     resources = resources_of(prepared, folder, listener)
-    state = dense = ModelState(copy.deepcopy(prepared.model).to(prepared.device))  # steps train in place
+    state = dense = ModelState(copy.deepcopy(prepared.model).to(prepared.device))
     dense_is_known = False
     if not folder.stages.exists():
-        foresee(prepared, resources)
+        foresee(prepared, resources, export=True)
     for warning in warnings_of(prepared):
         listener.warn(warning)
     for number, step in enumerate(prepared.recipe.steps, start=1):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.data.augment import Augment
 from kezuri.prune.criteria.pcas import Pcas as PcasCriterion
@@ -57,6 +58,8 @@ class PcasLoop:
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.attention_epochs <= 0:
+            raise UsageError(f"attention_epochs must be above 0, got {self.attention_epochs}")
         self.as_prune()
 
     def as_prune(self) -> Prune:

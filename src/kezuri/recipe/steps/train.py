@@ -1,6 +1,7 @@
 """The step that trains the dense model."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from kezuri.core.errors import UsageError
@@ -38,8 +39,9 @@ class Train(Training):
                 listener.say(f"training skipped: validation accuracy is {found:.2%} already")
                 stages.finish(stage, record={"skipped": True, "accuracy": found})
                 return state
+        model = copy.deepcopy(state.model)  # what came before is still compared with
         fitted = fit(
-            state.model,
+            model,
             resources.data,
             self,
             seed=derive(resources.seed, stage),
@@ -52,12 +54,11 @@ class Train(Training):
             f"trained {self.epochs:g} epochs in {fitted.seconds:.0f} s: "
             f"validation accuracy {fitted.best_accuracy:.2%}"
         )
-        stages.finish(
-            stage,
-            record={"skipped": False, "accuracy": fitted.best_accuracy, "seconds": fitted.seconds},
-            state=state,
-        )
-        return state
+        trained = replace(state, model=model)
+        record = {"skipped": False, "accuracy": fitted.best_accuracy, "seconds": fitted.seconds}
+        stages.finish(stage, record=record, state=trained)
+        stages.manifest.update(trained_here=True)
+        return trained
 
     def seconds(self, state: ModelState, resources: Resources) -> float:
         """Steps times a timed step."""
