@@ -18,7 +18,7 @@ def test_a_finished_run_tells_its_rounds_layers_and_answer(make_run: MakeRun) ->
     assert run.rounds[5].rate == 0.15
     assert run.floor == pytest.approx(0.9312 - 0.01)
     assert run.split == "test"
-    assert run.size_format == "safetensors"
+    assert run.size_format == "onnx"
     assert (run.layers[0].state, run.layers[1].state) == ("blocked", "cut")
     assert run.damage[0] == ("t-shirt", 0.031)
     assert run.answer["met"] is True

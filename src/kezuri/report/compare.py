@@ -178,7 +178,10 @@ def _common_split(runs: Iterable[RunView]) -> str:
 
 
 def _without_seed(recipe: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in recipe.items() if key not in ("seed", "name")}
+    """The recipe less its seed, and less the weights it began with, which each seed may have its own of."""
+    rest = {key: value for key, value in recipe.items() if key != "seed"}
+    if isinstance(model := rest.get("model"), Mapping):
+        rest["model"] = {key: value for key, value in model.items() if key != "weights"}
     return json.dumps(rest, sort_keys=True, default=str)
 
 

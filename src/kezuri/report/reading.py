@@ -235,9 +235,11 @@ class RunView:
 
     @property
     def size_format(self) -> str | None:
-        """The file format whose size is shown in rounds and comparisons."""
-        have = {m.conditions.get("format") for m in self.measurements if m.metric == "size"}
-        return next((name for name in FORMATS if name in have), None)
+        """The file format that sizes are compared in: the exported one once there is one, else weights."""
+        for name in ("onnx", *FORMATS):
+            if self.dense("size", format=name) and self.final("size", format=name):
+                return name
+        return None
 
 
 def _outline(journal: Journal) -> list[Measurement]:
