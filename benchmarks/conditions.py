@@ -29,7 +29,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/conditions"))
-    parser.add_argument("--out", type=Path, default=Path("docs/images/conditions.html"))
+    parser.add_argument("--out", type=Path, default=Path("runs/conditions/comparison.html"))
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--data", default="fashion-mini")
     parser.add_argument("--seeds", type=int, default=3)
