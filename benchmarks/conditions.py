@@ -8,6 +8,7 @@ page and a picture.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,15 @@ def main() -> None:
     table = comparison_table(compare(folders))
     print(table.text())
     print(write_comparison(folders, options.out))
-    print(record("conditions", table.json(), seeds=options.seeds, model=options.model, data=options.data))
+    print(
+        record(
+            "conditions",
+            json.loads(table.json()),
+            seeds=options.seeds,
+            model=options.model,
+            data=options.data,
+        )
+    )
 
 
 def execute(options: Any, seed: int, name: str, weights: Path | None, step: dict[str, Any]) -> Path:
