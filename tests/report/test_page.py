@@ -102,7 +102,7 @@ def test_no_element_style_or_chart_asks_for_an_address(report: str) -> None:
     assert not {tag for tag, _ in page.found} & {"link", "img", "iframe", "object", "embed", "base", "form"}
     assert not re.search(r"url\(|@import|image-set", page.text("style")[0])
     specs = page.text("script", "application/json")
-    assert len(specs) == 3
+    assert len(specs) == 4
     assert [_addresses(json.loads(text)) for text in specs] == [[], [], []]
     assert "http" not in "".join(specs)
 
@@ -143,7 +143,7 @@ def test_words_of_the_user_never_become_markup(make_run: MakeRun) -> None:
     assert text.count("onerror") > 10
     assert "img" not in [tag for tag, _ in page.found]
     assert not [name for _, said in page.found for name in said if name.startswith("on")]
-    assert len([tag for tag, _ in page.found if tag == "script"]) == 4
+    assert len([tag for tag, _ in page.found if tag == "script"]) == 5
     assert _policy(page)["script-src"] == [_digest(page.text("script")[0])]
     for chart in page.text("script", "application/json"):
         assert "<" not in chart
@@ -169,7 +169,12 @@ def test_a_run_that_never_started_has_a_page_too(make_run: MakeRun) -> None:
 def test_writing_a_report_leaves_page_and_pictures_and_nothing_half(make_run: MakeRun) -> None:
     path = make_run()
     assert write_report(path) == path / "report.html"
-    assert sorted(p.name for p in (path / "plots").iterdir()) == ["damage.png", "layers.png", "rounds.png"]
+    assert sorted(p.name for p in (path / "plots").iterdir()) == [
+        "damage.png",
+        "layers.png",
+        "pareto.png",
+        "rounds.png",
+    ]
     assert not list(path.rglob("*.part"))
     with pytest.raises(DataError, match="is not a run"):
         write_report(path.parent)

@@ -33,7 +33,10 @@ def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
             _head(run),
             markup.section("Dense against compressed", markup.table(answer_table(run)), _fineprint(run)),
             markup.section(
-                "Rounds", _figure("rounds", charts), markup.table(rounds_table(run), marked=quiet)
+                "Rounds",
+                _figure("rounds", charts),
+                markup.table(rounds_table(run), marked=quiet),
+                _figure("pareto", charts),
             ),
             markup.section(
                 "Layers", _figure("layers", charts), markup.fold("All layers, with reasons", layers)

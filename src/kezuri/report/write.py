@@ -10,6 +10,7 @@ from kezuri.report.page import comparison_page, run_page
 from kezuri.report.pareto import pareto_chart
 from kezuri.report.plots import Chart, damage_chart, layers_chart, png, rounds_chart
 from kezuri.report.reading import RunView
+from kezuri.report.tradeoff import tradeoff_chart
 
 
 def write_report(folder: Path) -> Path:
@@ -58,9 +59,10 @@ def write_comparison(
 
 
 def run_charts(run: RunView) -> dict[str, Chart]:
-    """The charts there is something to draw for: `rounds`, `layers`, `damage`."""
+    """The charts there is something to draw for: `rounds`, `pareto`, `layers`, `damage`."""
     charts = {
         "rounds": rounds_chart(run),
+        "pareto": tradeoff_chart(run),
         "layers": layers_chart(run.layers),
         "damage": damage_chart(run.damage),
     }
