@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import make_net, make_patterns
 from safetensors.torch import save_file
 
 import kezuri.train.checkpoint as cadence
+from conftest import make_net, make_patterns
 from kezuri.data.augment import Mixup
 from kezuri.train import NullProgress, Training, fit
 from kezuri.train.optimizers import Adam
