@@ -25,6 +25,9 @@ def compress(
     weights: Annotated[
         Path | None, typer.Option(help="Trained weights, if the function does not load them.")
     ] = None,
+    validation_from: Annotated[
+        str, typer.Option(help="train; or test, for a model that has seen all the training images.")
+    ] = "train",
     train_epochs: Annotated[float, typer.Option(min=0, help="Train first, for so many epochs.")] = 0,
     rate: Annotated[float, typer.Option(help="Share of the channels cut each round, in (0, 1).")] = 0.2,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at most.")] = 8,
@@ -70,7 +73,7 @@ def compress(
         "name": name,
         "seed": seed,
         "model": {"use": model, "weights": None if weights is None else str(weights.resolve())},
-        "data": {"use": data},
+        "data": {"use": data, "validation_from": validation_from},
         "goal": {"objective": objective, "accuracy": keep_accuracy},
         "steps": steps,
     }

@@ -59,7 +59,8 @@ def compress(
         name: the run's name.
         seed: decides everything random.
         settings: knobs of the PCAS loop, and of the run: `runs` (folder), `device`, `threads`, `listener`,
-            `data_root`, `weights`, `options` (of the model's function), `validation`.
+            `data_root`, `weights`, `options` (of the model's function), `validation` and
+            `validation_from` (for data by name or folder).
 
     Raises:
         KezuriError: see `kezuri.core.errors`; the run can be resumed by the same call.
@@ -76,7 +77,11 @@ def compress(
     recipe = Recipe(
         name=name,
         model=ModelChoice(IN_MEMORY if in_memory else str(model), about["options"], about["weights"]),
-        data=DataChoice(str(data) if isinstance(data, str | Path) else IN_MEMORY, about["validation"]),
+        data=DataChoice(
+            str(data) if isinstance(data, str | Path) else IN_MEMORY,
+            about["validation"],
+            about["validation_from"],
+        ),
         steps=steps,
         seed=seed,
         goal=goal or Goal(),
@@ -103,6 +108,7 @@ _RUN: dict[str, Any] = {
     "weights": None,
     "options": {},
     "validation": 0.1,
+    "validation_from": "train",
 }
 
 
