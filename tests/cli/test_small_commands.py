@@ -49,3 +49,20 @@ sys.exit("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_round_names_the_layers_it_cut(capsys):
+    from kezuri.cli.console import ConsoleListener
+    from kezuri.core.measurement import Measurement
+
+    def rows(layers):
+        return [
+            Measurement("channels", 5, "count", conditions={"layer": f"conv{n}", "before": 16, "round": 1})
+            for n in range(layers)
+        ]
+
+    decision = {"round": 1, "attempt": 0, "verdict": "accepted", "why": ""}
+    ConsoleListener().round_done(rows(2), decision)
+    assert "conv0 5/16, conv1 5/16" in capsys.readouterr().out
+    ConsoleListener().round_done(rows(12), decision)
+    assert "12 layers cut, 60 of their 192 channels left" in capsys.readouterr().out

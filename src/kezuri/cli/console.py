@@ -14,6 +14,7 @@ from kezuri.report.reading import Round
 from kezuri.report.rounds import RoundsTable
 
 EVERY_SECONDS = 20.0  # between plain progress lines
+LAYERS_NAMED = 8  # in the lines of rounds; the report has them all
 
 
 class ConsoleListener:
@@ -43,6 +44,8 @@ class ConsoleListener:
             self._table = RoundsTable(entry)
             self.say(self._table.head())
         self.say(self._table.line(entry))
+        if channels := _channels(measurements):
+            self.say(f"       {channels}")
         if decision["verdict"] == "rolled back":
             self.say(f"       {decision['why']}")
 
@@ -91,3 +94,16 @@ def _spell(figures: Mapping[str, float]) -> str:
     if "accuracy" in figures:
         parts.append(f"accuracy {figures['accuracy']:.1%}")
     return "  ".join(parts)
+
+
+def _channels(measurements: list[Measurement]) -> str:
+    """What is left of the layers that lost channels: `conv1 5/16, …`, or their sum where they are many."""
+    cut = [
+        (str(m.conditions["layer"]), int(m.value), int(m.conditions["before"]))
+        for m in measurements
+        if m.metric == "channels" and m.value < m.conditions["before"]
+    ]
+    if len(cut) > LAYERS_NAMED:
+        left, of = sum(after for _, after, _ in cut), sum(before for _, _, before in cut)
+        return f"{len(cut)} layers cut, {left} of their {of} channels left"
+    return ", ".join(f"{layer} {after}/{before}" for layer, after, before in cut)
