@@ -76,7 +76,7 @@ class Deciding(Net):
 )
 def test_a_model_that_cannot_be_used(kezuri, recipe, tmp_path, name, message):
     (tmp_path / "nets.py").write_text(NETS)
-    code, _, said = kezuri("check", recipe, "model.options={}", f"model.use=nets.py:{name}")
+    code, _, said = kezuri("check", recipe, "--trace", "model.options={}", f"model.use=nets.py:{name}")
     assert code == 2
     assert re.search(message, said), said
     assert len(said.splitlines()) == 1

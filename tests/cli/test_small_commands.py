@@ -51,6 +51,32 @@ sys.exit("torch" in sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_a_check_loads_no_compiler(recipe, tmp_path):
+    """torch._dynamo and all it brings would double the time of a check."""
+    code = f"""
+import sys
+from kezuri.cli.main import main
+sys.argv = ["kezuri", "check", {str(recipe)!r}]
+try:
+    main()
+except SystemExit as ended:
+    assert ended.code == 0, ended
+sys.exit("torch._dynamo" in sys.modules or "torch.nn" not in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_check_follows_the_model_when_asked_to(kezuri, recipe, recipe_text):
+    assert "MACs" not in kezuri("check", recipe)[1]
+    code, said, _ = kezuri("check", recipe, "--trace")
+    assert code == 0 and "MACs an image" in said
+    recipe.write_text(recipe_text + "    ignore: ['*']\n", encoding="utf-8")
+    assert kezuri("check", recipe)[0] == 0
+    code, _, said = kezuri("check", recipe, "--trace")
+    assert code == 2 and "no channel of" in said
+
+
 def test_a_round_names_the_layers_it_cut(capsys):
     from kezuri.cli.console import ConsoleListener
     from kezuri.core.measurement import Measurement

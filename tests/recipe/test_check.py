@@ -42,7 +42,7 @@ def test_steps_that_cannot_work_are_found_out(recipe_text, tmp_path):
     with pytest.raises(UsageError, match="no module is named 'layer9'"):
         estimate(prepared(recipe_text + "    ignore: [layer9]\n"), tmp_path)
     with pytest.raises(ModelError, match=r"no channel of resnet8 may be cut: .*protected"):
-        estimate(prepared(recipe_text + "    ignore: ['*']\n"), tmp_path)
+        estimate(prepared(recipe_text + "    ignore: ['*']\n"), tmp_path, trace=True)
 
 
 def test_a_disk_without_room_is_found_out(recipe_text):

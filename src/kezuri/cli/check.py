@@ -1,7 +1,11 @@
 """`kezuri check`: is the recipe right, and what will it need?"""
 
+import gc
 import shlex
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from kezuri.cli.options import DataRoot, Device, Overrides, RecipeFile, Runs
 
@@ -13,8 +17,12 @@ def check(
     data: DataRoot = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Also follow and export the model as a run does first; seconds.")
+    ] = False,
 ) -> None:
     """Validates a recipe, its data and its model, and estimates time and memory; trains nothing."""
+    gc.disable()  # nearly all that follows is imports, which leave nothing to collect
     from kezuri.cli.console import ConsoleListener
     from kezuri.recipe.check import estimate
     from kezuri.recipe.prepare import prepare
@@ -24,7 +32,7 @@ def check(
     listener = ConsoleListener()
     loaded = load_recipe(recipe, overrides or [])
     prepared = prepare(loaded, data_root=data, device=device, near=recipe.parent)
-    needs = estimate(prepared, runs)
+    needs = estimate(prepared, runs, trace=trace)
     part = prepared.data
     listener.say(f"recipe  {recipe}: {len(loaded.steps)} steps, {loaded.goal}")
     listener.say(
@@ -32,9 +40,8 @@ def check(
         f"{0 if part.test is None else len(part.test)} test images of "
         f"{'×'.join(map(str, part.image_shape))}, {len(part.classes)} classes"
     )
-    listener.say(
-        f"model   {loaded.model.use}: {count(needs.params)} parameters, {count(needs.macs)} MACs an image"
-    )
+    macs = "" if needs.macs is None else f", {count(needs.macs)} MACs an image"
+    listener.say(f"model   {loaded.model.use}: {count(needs.params)} parameters{macs}")
     listener.say(
         f"time    about {duration(needs.seconds)} on {prepared.device} (rounds get faster as it shrinks)"
     )

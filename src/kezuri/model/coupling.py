@@ -17,7 +17,7 @@ from kezuri.model.proof import cut
 from kezuri.model.sites import PRUNABLE, TRANSPOSED, tensors_of
 from kezuri.model.union_find import Ids
 
-__all__ = ["Coupling", "Couplings", "Member", "Row", "couple"]
+__all__ = ["Coupling", "Couplings", "Member", "Row", "couple", "protected_parameters"]
 
 
 def couple(
@@ -42,7 +42,7 @@ def couple(
         UsageError: a pattern in `protect` fits no module; near names are listed.
         ProofFailed: a trial cut was needed and the model's answers are random or not finite.
     """
-    protected = _protected(model, protect)
+    protected = protected_parameters(model, protect)
     inputs = example_batch(model, example_inputs)
     channels = trace(model, inputs)
     shapes = {name: tuple(len(ids) for ids in axes) for name, axes in channels.tensors.items()}
@@ -172,8 +172,12 @@ def _guarded(coupling: Coupling, protected: set[str]) -> Coupling:
     return replace(coupling, reason=SINGLE if single else "its channels can only go all at once")
 
 
-def _protected(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """The parameters of modules that a pattern fits, and of what is inside them."""
+def protected_parameters(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """The parameters of modules that a pattern fits, and of what is inside them.
+
+    Raises:
+        UsageError: a pattern fits no module; near names are listed.
+    """
     modules = {name: module for name, module in model.named_modules() if name}
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
     protected = set()

@@ -12,7 +12,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import ResourceError, UsageError
 from kezuri.measure.macs import count_macs, count_params
 from kezuri.model.modes import evaluating
-from kezuri.recipe.foresight import batch_size, foresee, warnings_of
+from kezuri.recipe.foresight import batch_size, check_ignored, foresee, warnings_of
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
 from kezuri.recipe.step import ModelState
@@ -29,7 +29,8 @@ class Estimate:
         memory: bytes at the peak of training: weights, gradients, momentum, activations of a batch.
         available: bytes of memory free now, if the system tells.
         disk: bytes the run folder will take at most.
-        params, macs: of the model it begins with; macs for one image.
+        params: of the model it begins with.
+        macs: of that model for one image; None unless it was traced.
         warnings: settings that are allowed but known to fail.
     """
 
@@ -38,12 +39,18 @@ class Estimate:
     available: float | None
     disk: float
     params: int
-    macs: int
+    macs: int | None
     warnings: list[str]
 
 
-def estimate(prepared: Prepared, runs: Path) -> Estimate:
-    """Times a few batches and adds up.
+def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate:
+    """Times a few batches and adds up, in about the time that PyTorch takes to load.
+
+    Args:
+        prepared: the recipe with its inputs.
+        runs: the folder that is to hold the run.
+        trace: also follow the model as the steps that cut will, and export it; takes seconds, and is the
+            first thing a run does.
 
     Raises:
         ResourceError: the disk that holds `runs` has less room than the run needs.
@@ -52,7 +59,9 @@ def estimate(prepared: Prepared, runs: Path) -> Estimate:
     if not _existing(runs).is_dir():
         raise UsageError(f"{runs} cannot hold runs: {_existing(runs)} is a file")
     resources = resources_of(prepared, RunFolder(runs / prepared.run_name))
-    foresee(prepared, resources)
+    check_ignored(prepared)
+    if trace:
+        foresee(prepared, resources)
     state = ModelState(prepared.model)
     seconds = sum(step.seconds(state, resources) for step in prepared.recipe.steps) + _SECONDS_TO_FINISH
     count = count_params(prepared.model)
@@ -71,7 +80,7 @@ def estimate(prepared: Prepared, runs: Path) -> Estimate:
         _available(),
         disk,
         count,
-        count_macs(prepared.model, prepared.data.image_shape),
+        count_macs(prepared.model, prepared.data.image_shape) if trace else None,
         warnings_of(prepared),
     )
 

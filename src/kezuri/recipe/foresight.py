@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kezuri.core.errors import ModelError
-from kezuri.model.coupling import couple
+from kezuri.model.coupling import couple, protected_parameters
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.step import Resources, Step
 from kezuri.recipe.steps.pcas import PcasLoop
@@ -14,20 +14,16 @@ from kezuri.runtime.export import export_onnx
 SHOWN = 5
 
 
-def foresee(prepared: Prepared, resources: Resources, *, export: bool = False) -> None:
-    """Follows the model as the steps that cut will, so that they do not fail after hours of training.
-
-    Args:
-        export: also export it as it will be at the end, which takes seconds.
+def foresee(prepared: Prepared, resources: Resources) -> None:
+    """Follows and exports the model as the run will, so that it does not fail after hours of training.
 
     Raises:
         ModelError: torch.export cannot follow the model (the line is named), nothing of it may be cut, or it
             has an operation that ONNX has not.
         UsageError: a layer to leave alone is not there.
     """
-    for step in prepared.recipe.steps:
-        plan = step.as_prune() if isinstance(step, PcasLoop) else step
-        if isinstance(plan, Prune) and plan.cuts:
+    for plan in _prunings(prepared):
+        if plan.cuts:
             couplings = couple(prepared.model, resources.example, protect=plan.ignore)
             if not plan.candidates(couplings):
                 rows = [f"{row.layer} ({row.reason})" for row in couplings.explain() if row.reason]
@@ -36,9 +32,23 @@ def foresee(prepared: Prepared, resources: Resources, *, export: bool = False) -
                     f"no channel of {prepared.recipe.model.use} may be cut: "
                     f"{', '.join(rows[:SHOWN]) or 'it has no layer whose channels are known'}{more}"
                 )
-    if export:
-        with TemporaryDirectory() as folder:
-            export_onnx(prepared.model, prepared.data.image_shape, Path(folder) / "model.onnx")
+    with TemporaryDirectory() as folder:
+        export_onnx(prepared.model, prepared.data.image_shape, Path(folder) / "model.onnx")
+
+
+def check_ignored(prepared: Prepared) -> None:
+    """Looks for the layers to leave alone.
+
+    Raises:
+        UsageError: one is not there; near names are listed.
+    """
+    for plan in _prunings(prepared):
+        protected_parameters(prepared.model, plan.ignore)
+
+
+def _prunings(prepared: Prepared) -> list[Prune]:
+    plans = [step.as_prune() if isinstance(step, PcasLoop) else step for step in prepared.recipe.steps]
+    return [plan for plan in plans if isinstance(plan, Prune)]
 
 
 def warnings_of(prepared: Prepared) -> list[str]:

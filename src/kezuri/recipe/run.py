@@ -127,7 +127,7 @@ def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     state = dense = ModelState(copy.deepcopy(prepared.model).to(prepared.device))
     dense_is_known = False
     if not folder.stages.exists():
-        foresee(prepared, resources, export=True)
+        foresee(prepared, resources)
     for warning in warnings_of(prepared):
         listener.warn(warning)
     for number, step in enumerate(prepared.recipe.steps, start=1):

@@ -40,6 +40,15 @@ class Tally:
         return self.correct / self.seen if self.seen else math.nan
 
 
+def answer(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The logits, (images, classes), computed in channels-last layout and in the given number format."""
+    if images.dim() == 4:
+        images = images.to(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits: Tensor = model(images)
+    return logits
+
+
 class Loop:
     """Makes training steps on a model that is on its device already.
 
@@ -95,11 +104,7 @@ class Loop:
         return Tally(float(loss.detach()) * seen, correct, seen)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        images = batch.images
-        if images.dim() == 4:
-            images = images.to(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(images)
+        logits = answer(self.model, batch.images, self.dtype)
         loss = cross_entropy(logits, batch.targets, label_smoothing=self.training.label_smoothing)
         total = loss
         for hook in self.hooks:
