@@ -2,27 +2,50 @@
 
 import pytest
 import torch
+from torch import nn
 
 from kezuri.calibrate.sites import scored_weights
 from kezuri.model.coupling import couple
 from kezuri.model.zoo import zoo
 from kezuri.prune.granularity import granularities
 
-# One network with BatchNorm and residual sums; one with neither, where a channel is many inputs of a layer.
-NETS = {"resnet20": (3, 32), "lenet5": (1, 28)}
+
+class Decoder(nn.Module):
+    """A transposed convolution between plain ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up, self.out = nn.Conv2d(1, 6, 3), nn.ConvTranspose2d(6, 4, 3), nn.Conv2d(4, 2, 3)
+
+    def forward(self, x):
+        return self.out(self.up(self.down(x).relu()).relu())
+
+
+# With BatchNorm and residual sums; with neither, where a channel is many inputs of a layer; outputs last.
+NETS = {
+    "resnet20": (lambda: zoo["resnet20"](classes=10, channels=3), (2, 3, 32, 32)),
+    "lenet5": (lambda: zoo["lenet5"](classes=10, channels=1), (2, 1, 28, 28)),
+    "decoder": (Decoder, (2, 1, 9, 9)),
+}
 
 
 @pytest.fixture(scope="module", params=NETS)
-def net(request):
-    channels, side = NETS[request.param]
+def analysed(request):
+    build, shape = NETS[request.param]
     torch.manual_seed(0)
-    model = zoo[request.param](classes=10, channels=channels).eval()
-    return scored_weights(model), couple(model, torch.zeros(2, channels, side, side))
+    model = build().eval()
+    return model, couple(model, torch.zeros(shape))
 
 
 @pytest.fixture(params=sorted(granularities))
 def granularity(request):
     return granularities[request.param]()
+
+
+@pytest.fixture
+def net(granularity, analysed):
+    model, couplings = analysed
+    return scored_weights(model, couplings if granularity.coupled else None), couplings
 
 
 @pytest.fixture

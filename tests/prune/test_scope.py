@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from kezuri.core.errors import RecipeError, ShapeError
 from kezuri.prune.allocation import Given, Uniform
 from kezuri.prune.granularity import Block, Weight
-from kezuri.prune.scope import Contest, Global, Local, NOfM, normalized
+from kezuri.prune.scope import Contest, Global, Isomorphic, Local, NOfM, normalized
 from kezuri.prune.units import UnitGroup
 
 
@@ -22,7 +22,8 @@ class Lumps(UnitGroup):
 
 def lumps(name, sizes, *, floor=0, step=1):
     sizes = torch.tensor(sizes)
-    return Lumps(name, sizes, min(len(sizes), -(-floor // step) * step), len(sizes), step, (name,), None)
+    floor = min(len(sizes), -(-floor // step) * step)
+    return Lumps(name, sizes, floor, len(sizes), step, {name: 0}, None, len(sizes))
 
 
 # Few distinct scores, so that ties (and zeros) are the rule; sizes differ, as those of layers do.
@@ -43,7 +44,15 @@ def contests(draw, largest_step=1):
     return Contest(groups, scores, draw(st.sampled_from(["none", "mean", "rank"])))
 
 
-SCOPES = [Local(), Local(count="units"), Global(), Global(count="units"), Global(normalize="rank")]
+SCOPES = [
+    Local(),
+    Local(count="units"),
+    Global(),
+    Global(count="units"),
+    Global(normalize="rank"),
+    Isomorphic(),
+    Isomorphic("none", "units"),
+]
 sparsities = st.floats(0, 0.999)
 any_scope = st.sampled_from(SCOPES)
 
@@ -82,6 +91,20 @@ def test_local_reaches_the_target_in_each_layer(contest, sparsity, count):
         over = gone(group, choice.kept[group.name], count) - sparsity * held(group, count)
         assert over < biggest(group, count)
         at_floor = int(choice.kept[group.name].sum()) == group.floor
+        assert over > -1e-5 or (at_floor and choice.shortfall > 0)
+
+
+@settings(deadline=None)
+@given(contests(4), sparsities, st.sampled_from(["weights", "units"]))
+def test_isomorphic_reaches_the_target_in_each_shape(contest, sparsity, count):
+    choice = Isomorphic(count=count).select(contest, sparsity, Uniform())
+    for shape in {group.likeness for group in contest.groups}:
+        alike = [group for group in contest.groups if group.likeness == shape]
+        over = sum(gone(g, choice.kept[g.name], count) for g in alike) - sparsity * sum(
+            held(g, count) for g in alike
+        )
+        assert over < max(biggest(g, count) for g in alike)
+        at_floor = all(int(choice.kept[g.name].sum()) == g.floor for g in alike)
         assert over > -1e-5 or (at_floor and choice.shortfall > 0)
 
 
@@ -154,6 +177,22 @@ def test_auto_does_what_the_criterion_needs_and_none_overrides_it():
     assert [int(evenly[n].sum()) for n in ("small", "large")] == [2, 2]
     raw = Global(normalize="none", count="units").select(contest, 0.5, Uniform()).kept
     assert [int(raw[n].sum()) for n in ("small", "large")] == [0, 4]
+
+
+def test_isomorphic_lets_only_equal_shapes_compete():
+    groups = [lumps("a", [1] * 4), lumps("b", [1] * 4), lumps("c", [1] * 2)]
+    scores = {
+        "a": torch.tensor([1.0, 2, 3, 4]),
+        "b": torch.tensor([5.0, 6, 7, 8]),
+        "c": torch.tensor([9.0, 10]),
+    }
+    kept = Isomorphic("none").select(Contest(groups, scores), 0.5, Uniform()).kept
+    assert {name: int(flags.sum()) for name, flags in kept.items()} == {"a": 0, "b": 4, "c": 1}
+    assert list(kept) == ["a", "b", "c"]
+    with pytest.raises(RecipeError, match="no say in the scope isomorphic"):
+        Isomorphic().select(Contest(groups, scores), 0.5, Given({"a": 0.1}))
+    with pytest.raises(RecipeError, match="'filters'"):
+        Isomorphic(count="filters")
 
 
 def test_normalized_scores():

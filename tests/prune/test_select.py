@@ -68,6 +68,80 @@ def test_kept_channels_can_be_cut_out_with_proof(residual):
         assert left < mask.numel()
 
 
+class Odd(nn.Module):
+    """Tokens and images: an embedding, a transposed convolution, a loose kernel and a fixed one."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix = nn.Embedding(10, 6), nn.Linear(6, 3)
+        self.down, self.up = nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 6, 3)
+        self.kernel = nn.Parameter(torch.randn(5, 6, 3, 3))
+        self.register_buffer("blur", torch.full((6, 1, 3, 3), 1 / 9))
+        self.out = nn.Conv2d(5, 3, 1)
+
+    def forward(self, tokens, images):
+        maps = nn.functional.conv2d(self.up(self.down(images).relu()), self.blur, groups=len(self.blur))
+        maps = self.out(nn.functional.conv2d(maps, self.kernel).relu())
+        return maps.mean((2, 3)) + self.mix(self.table(tokens).mean(1))
+
+
+@pytest.fixture(scope="module")
+def odd():
+    torch.manual_seed(0)
+    model, inputs = Odd().eval(), (torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 3, 9, 9))
+    return model, inputs, couple(model, inputs)
+
+
+@pytest.mark.parametrize("criterion", [L2(), Fpgm()], ids=["l2", "fpgm"])
+def test_every_weight_that_produces_channels_competes(odd, criterion):
+    model, inputs, couplings = odd
+    settings = {"criterion": criterion, "granularity": Channel(), "scope": Local(), "couplings": couplings}
+    selection = select_masks(model, 0.5, **settings)
+    assert {name: int(kept.sum()) for name, kept in selection.kept_channels.items()} == {
+        "table": 3,
+        "down": 4,
+        "up": 3,
+        "kernel": 2,
+    }
+    assert "blur" not in selection.masks  # a fixed kernel is no weight
+    assert selection.masks.keys() == {
+        *("table.weight", "mix.weight", "down.weight", "up.weight", "kernel", "out.weight"),
+    }
+    result = cut(model, couplings, selection.kept_channels, inputs)
+    assert result.proof.holds and not result.rejected
+    for name, mask in selection.masks.items():
+        assert result.model.get_parameter(name).numel() == int(mask.sum())
+
+
+def test_scores_are_of_slices_along_the_outputs(odd):
+    model, _, couplings = odd
+    with torch.no_grad():
+        model.up.weight.fill_(1.0)[:, 4] = 0.1
+        model.table.weight.fill_(1.0)[:, 2] = 0.1
+    kept = select_masks(
+        model, 0.1, criterion=L2(), granularity=Channel(), scope=Local(), couplings=couplings
+    ).kept_channels
+    assert kept["up"].tolist() == [True] * 4 + [False, True]
+    assert kept["table"].tolist() == [True] * 2 + [False] + [True] * 3
+
+
+def test_other_weights_compete_once_there_is_evidence_of_them(odd):
+    model, _, couplings = odd
+    settings = {"criterion": Taylor(), "granularity": Channel(), "scope": Local(), "couplings": couplings}
+    known = {
+        "down.weight": Evidence(taylor_channel=torch.rand(8)),
+        "mix.weight": Evidence(taylor_channel=torch.rand(3)),
+        "out.weight": Evidence(taylor_channel=torch.rand(3)),
+    }
+    assert list(select_masks(model, 0.3, **settings, evidence=known).kept_channels) == ["down"]
+    known["up.weight"] = Evidence(taylor_channel=torch.tensor([0.5, 0.1, 0.5, 0.5, 0.5, 0.5]))
+    kept = select_masks(model, 0.1, **settings, evidence=known).kept_channels
+    assert sorted(kept) == ["down", "up"]
+    assert kept["up"].tolist() == [True, False] + [True] * 4
+    with pytest.raises(MissingEvidence, match="down"):
+        select_masks(model, 0.3, **settings, evidence={})
+
+
 def test_ignored_layers_keep_all_their_weights(residual):
     masks = select_masks(
         residual, 0.5, criterion=L1(), granularity=Weight(), scope=Local(), ignore=["stem", "h*"]

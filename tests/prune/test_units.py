@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,7 +68,7 @@ def test_a_channel_is_worth_the_sum_or_the_mean_over_its_producers(residual, cou
     scores = {"stem.weight": torch.ones(4, 3, 3, 3), "conv2.weight": torch.full((4, 6, 3, 3), 3.0)}
     for producers, worth in (("sum", 4.0), ("mean", 2.0)):
         stream, _ = Channel(producers=producers).groups(weights, couplings)
-        assert stream.scored == ("stem.weight", "conv2.weight")
+        assert list(stream.scored.items()) == [("stem.weight", 0), ("conv2.weight", 0)]
         assert stream.pool(scores).tolist() == [worth] * 4
 
 
@@ -79,6 +80,37 @@ def test_a_weight_that_writes_and_reads_the_same_channels_is_counted_once():
     assert group.sizes.tolist() == [9 * (16 - 9)] * 4
     mask = group.expand(torch.tensor([True, True, True, False]))["loop.weight"]
     assert int((~mask).sum()) == 9 * 7
+
+
+def test_outputs_are_found_along_any_dimension():
+    outputs = Member("up.weight", 1, np.arange(3)[:, None], "output")
+    (group,) = Channel().groups(
+        {"up.weight": torch.ones(2, 3, 1)}, Couplings((Coupling("up", 3, (outputs,), None),), {}, ())
+    )
+    assert group.scored == {"up.weight": 1}
+    scores = torch.tensor([[[1.0], [2], [3]], [[3.0], [4], [5]]])
+    assert group.pool({"up.weight": scores}).tolist() == [2, 3, 4]
+
+
+def test_channels_that_no_weight_produces_are_judged_by_those_who_read_them():
+    tokens = Member("tokens", 2, np.arange(3)[:, None], "other")
+    reader = Member("head.weight", 1, np.arange(3)[:, None], "input")
+    couplings = Couplings((Coupling("head input", 3, (tokens, reader), None),), {}, ())
+    (group,) = Channel().groups({"head.weight": torch.ones(2, 3)}, couplings)
+    assert group.scored == {"head.weight": 1}
+    assert group.pool({"head.weight": torch.tensor([[1.0, 2, 3], [3, 4, 5]])}).tolist() == [2, 3, 4]
+    assert Channel().groups({"other.weight": torch.ones(2, 3)}, couplings) == []
+
+
+def test_groups_of_equal_shape_are_alike(residual, couplings):
+    stream, inner = Channel().groups(scored_weights(residual), couplings)
+    other = Coupling("twin", 6, couplings.named("conv1").members, None)
+    (twin,) = Channel().groups(scored_weights(residual), Couplings((other,), {}, ()))
+    assert inner.likeness == twin.likeness != stream.likeness
+    weights = {"a": torch.ones(4, 3), "b": torch.zeros(4, 3), "c": torch.ones(3, 4)}
+    a, b, c = (group.likeness for group in Weight().groups(weights, None))
+    assert a == b != c
+    assert a != Filter().groups(weights, None)[0].likeness
 
 
 @pytest.mark.parametrize(("round_to", "floor", "expected"), [(1, 1, 1), (1, 3, 3), (4, 1, 4), (8, 1, 6)])

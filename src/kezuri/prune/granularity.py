@@ -7,7 +7,7 @@ can be zeroed without asking the others; coupled channels can be cut out, so tha
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from kezuri.core.errors import RecipeError, UsageError
 from kezuri.core.registry import Registry
 from kezuri.model.coupling import Coupling, Couplings
 from kezuri.prune.criterion import Fineness
-from kezuri.prune.units import Channels, Tiles, UnitGroup
+from kezuri.prune.units import Channels, Tiles, UnitGroup, judges
 
 
 class Granularity(Protocol):
@@ -101,12 +101,16 @@ class Filter:
 class Channel:
     """A channel with everything coupled to it: rows of its producers, columns of its consumers.
 
-    A channel is worth the mean score of its slice of a producer, added up over the producers.
+    A channel is worth the mean score of its slice of a producer, added up over the producers. Where no weight
+    produces it (a loose parameter that is added, say), the slices of the layers that read it are scored.
 
     Attributes:
-        floor: channels kept at least in every coupling.
-        floor_fraction: the same as a fraction of its channels; the larger of the two holds.
-        round_to: the number kept is a multiple of this, except where nothing is removed.
+        floor: units (channels, heads) kept at least in every coupling.
+        floor_fraction: the same as a fraction of its units; the larger of the two holds.
+        round_to: the number of channels kept is a multiple of this, except where nothing is removed. A unit
+            of several channels, such as a head, counts as that many.
+        narrow: what that means where there are fewer than 4·round_to channels: `same`, or `finer` for the
+            largest power of two that goes into them four times (16 channels lose 4 at a time, 8 lose 2).
         producers: `sum` adds the producers' scores up, as a loss adds up; `mean` averages them, so that
             channels of a residual sum compete on equal terms with those that have one producer.
         residual: whether channels that several layers add into are candidates too.
@@ -115,6 +119,7 @@ class Channel:
     floor: int = 1
     floor_fraction: float = 0.05
     round_to: int = 1
+    narrow: Literal["same", "finer"] = "same"
     producers: Literal["sum", "mean"] = "sum"
     residual: bool = True
 
@@ -128,6 +133,8 @@ class Channel:
             )
         if not 0 <= self.floor_fraction <= 1:
             raise RecipeError(f"floor_fraction is a fraction from 0 to 1, got {self.floor_fraction}")
+        if self.narrow not in ("same", "finer"):
+            raise RecipeError(f"narrow is 'same' or 'finer', got {self.narrow!r}")
         if self.producers not in ("sum", "mean"):
             raise RecipeError(f"producers are combined by 'sum' or 'mean', got {self.producers!r}")
 
@@ -136,7 +143,7 @@ class Channel:
         return tuple(c for c in couplings.free if self.residual or not couplings.is_residual(c))
 
     def groups(self, weights: Mapping[str, Tensor], couplings: Couplings | None) -> list[UnitGroup]:
-        """One group a candidate whose producers are all among `weights`.
+        """One group a candidate whose producers (or else consumers) are all among `weights`.
 
         Raises:
             UsageError: no couplings were given.
@@ -148,9 +155,17 @@ class Channel:
             )
         groups: list[UnitGroup] = []
         for coupling in self.candidates(couplings):
-            written = [member.parameter for member in coupling.members if member.role == "output"]
-            if written and all(name in weights for name in written):
+            judged = judges(coupling)
+            if judged and all(member.parameter in weights for member in judged):
                 floor = max(self.floor, ceil(round(self.floor_fraction * coupling.width, 6)))
-                summed = self.producers == "sum"
-                groups.append(Channels.of(coupling, weights, floor=floor, step=self.round_to, summed=summed))
+                step, summed = self.step(coupling), self.producers == "sum"
+                groups.append(Channels.of(coupling, weights, floor=floor, step=step, summed=summed))
         return groups
+
+    def step(self, coupling: Coupling) -> int:
+        """How many units of a coupling go at a time, for `round_to`."""
+        each = min(member.positions.shape[1] for member in coupling.members if member.role != "other")
+        whole, channels = self.round_to, each * coupling.width
+        if self.narrow == "finer" and channels < 4 * whole:
+            whole = 1 << max(0, (channels // 4).bit_length() - 1)
+        return whole // gcd(whole, each)

@@ -89,8 +89,21 @@ def _units_by_turn(turns: Sequence[Tensor], steps: int) -> Tensor:
 
 def _weights_by_turn(groups: Sequence[UnitGroup], turns: Sequence[Tensor], steps: int) -> Tensor:
     """How many weights go in each turn, (steps + 1,); the last entry counts those that floors hold."""
-    first: dict[str, Tensor] = {}
+    counts = torch.zeros(steps + 1, dtype=torch.int64)
+    first: dict[str, list[Tensor]] = {}
     for group, turn in zip(groups, turns, strict=True):
-        for name, laid in group.spread(turn, fill=steps + 1).items():
-            first[name] = torch.minimum(first[name], laid) if name in first else laid
-    return torch.cat([turn.flatten() for turn in first.values()]).bincount(minlength=steps + 2)[: steps + 1]
+        slices = group.slices(turn, fill=steps + 1)
+        if slices is None:
+            counts.index_add_(0, turn, group.sizes)
+            continue
+        for name, vectors in slices.items():
+            known = first.get(name, vectors)
+            first[name] = [torch.minimum(one, other) for one, other in zip(known, vectors, strict=True)]
+    for vectors in first.values():
+        left = torch.ones(steps + 2, dtype=torch.int64)  # before the first turn, after it, after the next, …
+        for along in vectors:
+            gone = along.bincount(minlength=steps + 2)[: steps + 1].cumsum(0)
+            left[0] *= len(along)
+            left[1:] *= len(along) - gone
+        counts -= left.diff()
+    return counts

@@ -1,12 +1,12 @@
 """The role of a scope: who competes with whom for the weights that stay?
 
-Units compete within their layer, across the whole model, or with their neighbours (N:M). A scope removes the
-units worth least until enough weights are gone: at least the target, over by less than one unit. A higher
-sparsity only ever removes more, ties keep the lower index, and every group keeps its floor; where floors
-make the target unreachable, everything above them goes and the shortfall is reported.
+Units compete within their layer, across the whole model, with layers of equal shape, or with their neighbours
+(N:M). A scope removes the units worth least until enough weights are gone: at least the target, over by less
+than one unit. A higher sparsity only ever removes more, ties keep the lower index, and every group keeps its
+floor; where floors make the target unreachable, everything above them goes and the shortfall is reported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 from typing import Literal, Protocol
@@ -117,6 +117,37 @@ class Global:
         scores = {name: normalized(scores, how) for name, scores in contest.scores.items()}
         removal = remove(contest.groups, scores, sparsity, self.count)
         return Choice(removal.kept, removal.missing / removal.total)
+
+
+@scopes.register("isomorphic")
+@dataclass(frozen=True)
+class Isomorphic:
+    """Only groups of equal shape compete, and every shape loses the same fraction (Fang et al., 2024).
+
+    Scores of layers that do different work are hard to compare. Here the first convolutions of a stage's
+    blocks compete with each other, the heads of all attention layers with each other, and so on.
+
+    Attributes:
+        normalize, count: as in `global`.
+    """
+
+    normalize: Literal["auto", "none", "mean", "rank"] = "auto"
+    count: Count = "weights"
+
+    def __post_init__(self) -> None:
+        Global(self.normalize, self.count)
+
+    def select(self, contest: Contest, sparsity: float, allocation: Allocation) -> Choice:
+        _check_uniform(allocation, "isomorphic: every shape gives the same")
+        alike: dict[Hashable, list[UnitGroup]] = {}
+        for group in contest.groups:
+            alike.setdefault(group.likeness, []).append(group)
+        how: Normalize = contest.normalize if self.normalize == "auto" else self.normalize
+        scores = {name: normalized(scores, how) for name, scores in contest.scores.items()}
+        parts = [remove(groups, scores, sparsity, self.count) for groups in alike.values()]
+        kept = {name: flags for part in parts for name, flags in part.kept.items()}
+        missing, total = sum(part.missing for part in parts), sum(part.total for part in parts)
+        return Choice({group.name: kept[group.name] for group in contest.groups}, missing / total)
 
 
 @scopes.register("n_of_m")

@@ -57,11 +57,12 @@ def select_masks(
 ) -> Selection:
     """Chooses the weights of a model to remove; the model stays as it is.
 
-    Biases, norms and transposed convolutions are not scored. Masks are applied with `Masks.apply_`, held
-    through training with `Masks.hold`, and kept channels are cut with `kezuri.model.proof.cut`.
+    Biases and norms are neither scored nor counted. Transposed convolutions, embeddings, recurrent and loose
+    weights are for coupled channels only. Masks are applied with `Masks.apply_`, held through training with
+    `Masks.hold`, and kept channels are cut with `kezuri.model.proof.cut`.
 
     Args:
-        model: its convolutions and linear layers are looked at.
+        model: left as it is.
         sparsity: fraction to remove, in [0, 1), of the weights that can go (or of the units, if the scope
             counts those).
         criterion: what a weight is worth.
@@ -80,19 +81,73 @@ def select_masks(
         ShapeError: a layer does not divide as the scope needs.
         TrainingDiverged: a score is not finite.
     """
+    check_sparsity(sparsity)
+    field = contest(
+        model,
+        criterion=criterion,
+        granularity=granularity,
+        evidence=evidence,
+        couplings=couplings,
+        ignore=ignore,
+    )
+    choice = scope.select(field, sparsity, allocation)
+    kept = choice.kept if granularity.coupled else None
+    weights = scored_weights(model, couplings if granularity.coupled else None)
+    return Selection(_masks(field.groups, choice.kept, weights), kept, choice.shortfall)
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raises RecipeError unless it is a fraction that leaves something."""
     if not 0 <= sparsity < 1:
         raise RecipeError(f"sparsity is a fraction in [0, 1), got {sparsity}")
+
+
+@torch.no_grad()
+def contest(
+    model: nn.Module,
+    *,
+    criterion: Criterion,
+    granularity: Granularity,
+    evidence: Mapping[str, Evidence] | None = None,
+    couplings: Couplings | None = None,
+    ignore: Sequence[str] = (),
+) -> Contest:
+    """Scores a model's units, for a scope to choose among, once or at several sparsities.
+
+    Args and errors are those of `select_masks`. A criterion sees each weight with its outputs in dimension 0.
+    Coupled channels of which such a weight is no convolution or linear layer compete if the criterion needs
+    no evidence, or has it.
+    """
     if granularity.finest == "weight" and criterion.per == "channel":
         raise _too_coarse(criterion, granularity)
-    weights = scored_weights(model)
-    groups = _groups(weights, granularity, couplings, ignore)
     known = evidence or {}
-    needed = dict.fromkeys(name for group in groups for name in group.scored)
-    scores = {name: _score(name, weights[name].detach(), criterion, known) for name in needed}
-    pooled = {group.name: group.pool(scores) for group in groups}
-    choice = scope.select(Contest(groups, pooled, criterion.normalize), sparsity, allocation)
-    kept = choice.kept if granularity.coupled else None
-    return Selection(_masks(groups, choice.kept, weights), kept, choice.shortfall)
+    weights = scored_weights(model)
+    if granularity.coupled and couplings is not None:
+        couplings = _of_parameters(model, couplings)
+        others = scored_weights(model, couplings)
+        weights |= {n: w for n, w in others.items() if n in weights or has_evidence(criterion, known.get(n))}
+    groups = _groups(weights, granularity, couplings, ignore)
+    needed = dict.fromkeys(key for group in groups for key in group.scored.items())
+    scores = {key: _score(*key, weights[key[0]].detach(), criterion, known) for key in needed}
+    pooled = {g.name: g.pool({name: scores[name, dim] for name, dim in g.scored.items()}) for g in groups}
+    return Contest(groups, pooled, criterion.normalize)
+
+
+def has_evidence(criterion: Criterion, evidence: Evidence | None) -> bool:
+    """Whether all that a criterion needs to know of one weight is known."""
+    return all(getattr(evidence, part, None) is not None for part in criterion.needs)
+
+
+def _of_parameters(model: nn.Module, couplings: Couplings) -> Couplings:
+    """The couplings without buffers, which pruning does not score: a fixed kernel says nothing of worth."""
+    parameters = {name for name, _ in model.named_parameters()}
+    return replace(
+        couplings,
+        items=tuple(
+            replace(item, members=tuple(m for m in item.members if m.parameter in parameters))
+            for item in couplings
+        ),
+    )
 
 
 def _groups(
@@ -111,16 +166,21 @@ def _groups(
     return groups
 
 
-def _score(name: str, weight: Tensor, criterion: Criterion, evidence: Mapping[str, Evidence]) -> Tensor:
-    scores = criterion(weight, replace(evidence.get(name, Evidence()), name=name))
-    if scores.shape != weight.shape:
-        raise ShapeError(f"scores of {name} are {tuple(scores.shape)}, the weight is {tuple(weight.shape)}")
+def _score(
+    name: str, dim: int, weight: Tensor, criterion: Criterion, evidence: Mapping[str, Evidence]
+) -> Tensor:
+    """Scores of a weight, of its shape; `dim` is where its outputs are."""
+    outputs_first = weight.movedim(dim, 0)
+    scores = criterion(outputs_first, replace(evidence.get(name, Evidence()), name=name))
+    if scores.shape != outputs_first.shape:
+        wanted = tuple(outputs_first.shape)
+        raise ShapeError(f"scores of {name} are {tuple(scores.shape)}, the weight is {wanted}")
     if not bool(scores.isfinite().all()):
         raise TrainingDiverged(
             f"scores of {name} by {criteria.name_of(criterion)!r} are not finite; "
             f"its weights or gradients diverged"
         )
-    return scores
+    return scores.movedim(0, dim)
 
 
 def _masks(groups: Sequence[UnitGroup], kept: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Masks:

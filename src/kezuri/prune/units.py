@@ -5,7 +5,7 @@ scores give the same masks everywhere.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -26,8 +26,10 @@ class UnitGroup(ABC):
         floor: how many units are kept whatever they are worth.
         run: this many units in a row are neighbours along one axis; N:M divides them.
         step: units go this many at a time, so that the number kept is a multiple of it.
-        scored: the weights whose scores `pool` needs.
+        scored: the weights whose scores `pool` needs, each with the dimension that a criterion is to take
+            for the outputs.
         shape: of the one weight it splits, outputs first; None when it spans several.
+        likeness: what groups of equal shape have in common.
     """
 
     name: str
@@ -35,8 +37,9 @@ class UnitGroup(ABC):
     floor: int
     run: int
     step: int
-    scored: tuple[str, ...]
+    scored: Mapping[str, int]
     shape: tuple[int, ...] | None
+    likeness: Hashable
 
     @abstractmethod
     def pool(self, scores: Mapping[str, Tensor]) -> Tensor:
@@ -48,6 +51,13 @@ class UnitGroup(ABC):
 
         A weight in two units gets the smaller value, a weight in none gets `fill`.
         """
+
+    def slices(self, values: Tensor, fill: int) -> dict[str, list[Tensor]] | None:  # noqa: ARG002
+        """The same as one vector a dimension, whose smallest entry counts; None where units are no slices.
+
+        Units that are no slices do not overlap.
+        """
+        return None
 
     def expand(self, kept: Tensor) -> dict[str, Tensor]:
         """Masks (True = kept) by parameter name, from one flag a unit, (units,) bool."""
@@ -78,8 +88,9 @@ class Tiles(UnitGroup):
             floor=min(floor, sizes.numel()),
             run=rows if positions == columns == 1 else columns,
             step=1,
-            scored=(name,),
+            scored={name: 0},
             shape=tuple(weight.shape),
+            likeness=(tuple(weight.shape), tile),
             extent=extent,
             tile=tile,
         )
@@ -110,9 +121,17 @@ class Tiles(UnitGroup):
 
 @dataclass(frozen=True, eq=False)
 class Channels(UnitGroup):
-    """The channels of one coupling, with their slices of every weight that reads or writes them."""
+    """The channels of one coupling, with their slices of every weight that reads or writes them.
 
-    producers: tuple[Member, ...]
+    Attributes:
+        judged: the members whose slices say what a channel is worth: those that produce it; those that read
+            it where no weight does, as with a loose parameter that is added or multiplied.
+        members: all that hold weights.
+        shapes: of the members, by parameter name.
+        summed: whether scores are added up over `judged`, else averaged.
+    """
+
+    judged: tuple[Member, ...]
     members: tuple[Member, ...]
     shapes: Mapping[str, tuple[int, ...]]
     summed: bool
@@ -121,45 +140,81 @@ class Channels(UnitGroup):
     def of(
         cls, coupling: Coupling, weights: Mapping[str, Tensor], *, floor: int, step: int, summed: bool
     ) -> "Channels":
-        """The channels of `coupling` as far as `weights` know them, which hold all its producers."""
+        """The channels of `coupling` as far as `weights` know them, which hold all that is judged."""
         members = tuple(member for member in coupling.members if member.parameter in weights)
-        producers = tuple(member for member in members if member.role == "output")
         shapes = {member.parameter: tuple(weights[member.parameter].shape) for member in members}
         size = sum(_slice_size(shape, name, members) for name, shape in shapes.items())
         floor = min(coupling.width, ceil(floor / step) * step)
+        judged = judges(coupling)
+        scored: dict[str, int] = {}
+        for member in judged:
+            scored.setdefault(member.parameter, member.dim)
         return cls(
             name=coupling.name,
             sizes=torch.full((coupling.width,), size),
             floor=floor,
             run=coupling.width,
             step=step,
-            scored=tuple(dict.fromkeys(member.parameter for member in producers)),
+            scored=scored,
             shape=None,
-            producers=producers,
+            likeness=(
+                coupling.width,
+                tuple(sorted((m.role, m.dim, m.positions.shape[1], shapes[m.parameter]) for m in members)),
+            ),
+            judged=judged,
             members=members,
             shapes=shapes,
             summed=summed,
         )
 
     def pool(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The mean score of a channel's slice of each producer, summed (or averaged) over the producers."""
+        """The mean score of a channel's slice of each weight judged, summed (or averaged) over those."""
         total = torch.zeros(self.sizes.numel(), dtype=torch.float64)
-        for member in self.producers:
-            each = scores[member.parameter].double().movedim(member.dim, 0).flatten(1).mean(1).cpu()
+        for member in self.judged:
+            rows = scores[member.parameter].movedim(member.dim, 0)
+            each = rows.reshape(len(rows), -1).mean(1, dtype=torch.float64).cpu()
             total += each[torch.as_tensor(member.positions)].mean(1)
-        return total if self.summed else total / len(self.producers)
+        return total if self.summed else total / len(self.judged)
 
     def spread(self, values: Tensor, fill: int) -> dict[str, Tensor]:
-        laid: dict[str, Tensor] = {}
-        for member in self.members:
-            shape = self.shapes[member.parameter]
-            along = torch.full((shape[member.dim],), fill, dtype=torch.int64)
-            positions = torch.as_tensor(member.positions)
-            along[positions.flatten()] = values.repeat_interleave(positions.shape[1])
-            over = along.view([-1 if dim == member.dim else 1 for dim in range(len(shape))]).expand(shape)
-            known = laid.get(member.parameter)
-            laid[member.parameter] = over if known is None else torch.minimum(known, over)
+        laid = {}
+        for name, vectors in self.slices(values, fill).items():
+            laid[name] = torch.full(self.shapes[name], fill, dtype=torch.int64)
+            for dim, along in enumerate(vectors):
+                laid[name] = torch.minimum(laid[name], _over(along, dim, len(vectors)))
         return laid
+
+    def expand(self, kept: Tensor) -> dict[str, Tensor]:
+        masks = {}
+        for name, vectors in self.slices(kept.long(), fill=1).items():
+            masks[name] = torch.ones(self.shapes[name], dtype=torch.bool)
+            for dim, along in enumerate(vectors):
+                masks[name].index_fill_(dim, (along == 0).nonzero().flatten(), False)
+        return masks
+
+    def slices(self, values: Tensor, fill: int) -> dict[str, list[Tensor]]:
+        vectors = {
+            name: [torch.full((size,), fill, dtype=torch.int64) for size in shape]
+            for name, shape in self.shapes.items()
+        }
+        for member in self.members:
+            positions = torch.as_tensor(member.positions)
+            along = vectors[member.parameter][member.dim]
+            along[positions.flatten()] = values.repeat_interleave(positions.shape[1])
+        return vectors
+
+
+def _over(along: Tensor, dim: int, dims: int) -> Tensor:
+    """A vector as a view that spans dimension `dim` of a tensor of `dims` dimensions."""
+    return along.view([-1 if other == dim else 1 for other in range(dims)])
+
+
+def judges(coupling: Coupling) -> tuple[Member, ...]:
+    """The members that say what a channel is worth: its producers; its consumers where it has none."""
+    for role in ("output", "input"):
+        if found := tuple(member for member in coupling.members if member.role == role):
+            return found
+    return ()
 
 
 def _slice_size(shape: tuple[int, ...], parameter: str, members: tuple[Member, ...]) -> int:
