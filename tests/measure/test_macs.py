@@ -44,6 +44,30 @@ def test_hand_counts(layer: nn.Module, shape: tuple[int, int, int], macs: int) -
     assert count_macs(layer, shape) == macs
 
 
+class Both(nn.Module):
+    """Tokens (B, T) and features (B, 6), each with its own layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.read = nn.Embedding(10, 5), nn.LSTM(5, 7, batch_first=True, bidirectional=True)
+        self.mix = nn.Linear(6, 3)
+
+    def forward(self, tokens: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.read(self.table(tokens))[0], self.mix(features)
+
+
+def test_a_batch_counts_for_the_share_of_one() -> None:
+    layer = nn.Linear(4, 6)
+    assert count_macs(layer, torch.zeros(5, 4)) == 24
+    assert count_macs(layer, (torch.zeros(5, 4),)) == 24
+    assert count_macs(layer, torch.zeros(5, 3, 4)) == 72
+    tokens, features = torch.zeros(2, 9, dtype=torch.long), torch.zeros(2, 6)
+    recurrent = 9 * 2 * 4 * 7 * (5 + 7)
+    assert count_macs(Both(), (tokens, features)) == recurrent + 18
+    assert count_macs(Both(), (tokens, features[:1])) == 2 * recurrent + 18
+    assert count_macs(nn.GRU(5, 7), torch.zeros(4, 1, 5)) == 3 * 7 * (5 + 7)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "macs"),
     [
