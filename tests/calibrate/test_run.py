@@ -87,5 +87,6 @@ def test_a_layer_the_loss_does_not_depend_on_is_left_out(net, part):
 def test_no_data_and_no_batches_are_mistakes(net, part):
     with pytest.raises(MissingEvidence, match="no batch was seen"):
         collect(net, part.subset([]), [TaylorChannel()])
-    with pytest.raises(UsageError, match="batches=0"):
-        Sample(batches=0)
+    for wrong in ("batches", "batch_size", "single"):
+        with pytest.raises(UsageError, match=f"{wrong}=0"):
+            Sample(**{wrong: 0})

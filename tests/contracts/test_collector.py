@@ -56,7 +56,7 @@ def condition(model):
 
 
 def test_there_are_collectors_to_test():
-    assert len(collectors) >= 3
+    assert len(collectors) >= 8
     assert kezuri.calibrate.collectors is not None
 
 
@@ -77,8 +77,35 @@ def test_gives_finite_evidence_of_prunable_weights(collector, model, part):
     for weight, parts in learnt.items():
         for value in parts.values():
             assert value.isfinite().all()
-            assert value.shape in (weights[weight].shape, weights[weight].shape[:1])
+            assert value.shape in [weights[weight].shape[:dims] for dims in (1, 2, None)]
             assert not value.requires_grad
+
+
+def test_outputs_come_first_whatever_the_layer(collector):
+    torch.manual_seed(0)
+    layers = [
+        nn.ConvTranspose2d(4, 6, 2, groups=2),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 6, 3, groups=3),
+        nn.Flatten(2),
+        nn.Conv1d(6, 3, 2),
+        nn.Unflatten(2, (2, 1, 4)),
+        nn.Conv3d(3, 5, 1),
+        nn.Flatten(),
+        nn.Linear(40, 5),
+    ]
+    images = torch.randn(4, 4, 4, 4)
+    part = TensorPart(images, torch.arange(4), classes=5)
+    model = nn.Sequential(*layers).eval()
+    learnt = collect(model, part, [collector], sample=Sample(batch_size=2))
+    rows = {"0.weight": (3, 4, 2, 2), "2.weight": (6, 2, 3, 3), "8.weight": (5, 40)}
+    name = collectors.name_of(collector)
+    assert {weight for weight, parts in learnt.items() if parts} >= (
+        {*rows} if name != "norm_scale" else set()
+    )
+    for weight, shape in rows.items():
+        for value in learnt[weight].values():
+            assert value.shape in [shape[:dims] for dims in (1, 2, None)]
 
 
 def test_the_same_sample_gives_the_same_evidence(collector, model, part):

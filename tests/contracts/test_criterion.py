@@ -7,18 +7,27 @@ import torch
 
 import kezuri.prune
 from kezuri.core.errors import MissingEvidence
+from kezuri.prune.criteria.fisher import Fisher
+from kezuri.prune.criteria.lamp import Lamp
 from kezuri.prune.criteria.taylor import Taylor
 from kezuri.prune.criterion import criteria
 from kezuri.prune.evidence import Evidence
 
 PARTS = {field.name for field in fields(Evidence)} - {"name"}
-OF_THE_WEIGHT_S_SHAPE = {"taylor_weight"}
-CRITERIA = {**{name: criteria[name]() for name in sorted(criteria)}, "taylor_weight": Taylor(per="weight")}
+DIMENSIONS = {"taylor_weight": None, "fisher_weight": None, "input_norm": 2}  # of the weight; None: all
+CRITERIA = {
+    **{name: criteria[name]() for name in sorted(criteria)},
+    "taylor_weight": Taylor(per="weight"),
+    "taylor_gate": Taylor(gate=True),
+    "fisher_weight": Fisher(per="weight"),
+    "lamp_channel": Lamp(per="channel"),
+}
 WEIGHTS = {
     "convolution": (6, 3, 3, 3),
     "depthwise": (6, 1, 3, 3),
     "linear": (6, 5),
     "sequence": (6, 4, 3),
+    "volume": (6, 2, 3, 2, 2),
     "one output": (1, 8),
 }
 
@@ -36,16 +45,14 @@ def weight(request):
 def known(weight, parts):
     """Evidence of these parts and no other."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {
-        part: weight.shape if part in OF_THE_WEIGHT_S_SHAPE else weight.shape[:1] for part in sorted(parts)
-    }
+    shapes = {part: weight.shape[: DIMENSIONS.get(part, 1)] for part in sorted(parts)}
     return Evidence(
         name="w", **{part: torch.rand(shape, generator=generator) for part, shape in shapes.items()}
     )
 
 
 def test_there_are_criteria_to_test():
-    assert len(criteria) >= 7
+    assert len(criteria) >= 11
     assert kezuri.prune.criteria is not None
 
 

@@ -41,6 +41,9 @@ NETS = {
 }
 
 
+OF_CHANNELS = ("taylor_channel", "taylor_gate", "fisher_channel", "norm_scale", "map_rank", "gate")
+
+
 @pytest.fixture(scope="module", params=NETS)
 def net(request):
     """A model, its couplings, and evidence of every kind."""
@@ -50,9 +53,9 @@ def net(request):
     evidence = {
         name: Evidence(
             taylor_weight=torch.rand(weight.shape),
-            taylor_channel=torch.rand(weight.shape[0]),
-            norm_scale=torch.rand(weight.shape[0]),
-            gate=torch.rand(weight.shape[0]),
+            fisher_weight=torch.rand(weight.shape),
+            input_norm=torch.rand(weight.shape[:2]),
+            **{part: torch.rand(weight.shape[0]) for part in OF_CHANNELS},
         )
         for name, weight in scored_weights(model).items()
     }

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from kezuri.core.errors import MissingEvidence
 from kezuri.data import TensorPart
+from kezuri.model.families import Coupling, Member
 from kezuri.prune.criteria.bn_scale import BnScale
 from kezuri.prune.criteria.norm import L1
 from kezuri.prune.criteria.pcas import Pcas
@@ -31,6 +33,14 @@ def test_gathers_what_the_criterion_needs_and_no_more(residual):
     assert evidence["conv1.weight"].taylor_channel.shape == (6,)
     assert evidence["conv1.weight"].taylor_weight is None
     assert evidence["head.weight"].taylor_channel.shape == (5,)
+
+
+def test_couplings_name_further_weights_to_learn_about(residual, couplings):
+    residual.scale = torch.nn.Parameter(torch.ones(6))
+    loose = Coupling("scale", 6, (Member("scale", 0, np.arange(6)[:, None], "output"),), None)
+    evidence = gather_evidence(residual, Taylor(), part(), couplings=[*couplings, loose])
+    assert evidence["scale"].taylor_channel is None  # the loss does not depend on it
+    assert evidence.keys() - {"scale"} == gather_evidence(residual, Taylor(), part()).keys()
 
 
 def test_a_criterion_without_needs_looks_at_no_data(residual):

@@ -1,6 +1,6 @@
 """What calibration learnt about one weight."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kezuri.calibrate.collector import collectors
 from kezuri.calibrate.run import Sample, collect
 from kezuri.core.errors import MissingEvidence
+from kezuri.model.families import Coupling
 
 if TYPE_CHECKING:
     from kezuri.data import Part
@@ -19,18 +20,30 @@ if TYPE_CHECKING:
 class Evidence:
     """What is known about one weight beside its values; a part is None until collected.
 
+    Outputs come first (dimension 0), also of weights that keep them elsewhere (transposed convolutions).
+
     Attributes:
         name: the weight's parameter name.
         taylor_weight: mean over batches of (w·∂L/∂w)², of the weight's shape.
         taylor_channel: the same of the sum over each output channel, (outputs,).
+        taylor_gate: the same of a gate behind each channel's BatchNorm, (outputs,).
+        fisher_weight: mean over images of (w·∂L/∂w)², of the weight's shape.
+        fisher_channel: the same of the sum over each output channel, (outputs,).
         norm_scale: |γ| of the BatchNorm that reads the layer's output, (outputs,).
+        map_rank: mean rank of the channel's feature map, (outputs,).
+        input_norm: ℓ2 norm of the input channel, (outputs, inputs an output reads).
         gate: a statistic of the attention gate trained on the layer's output, (outputs,).
     """
 
     name: str = ""
     taylor_weight: Tensor | None = None
     taylor_channel: Tensor | None = None
+    taylor_gate: Tensor | None = None
+    fisher_weight: Tensor | None = None
+    fisher_channel: Tensor | None = None
     norm_scale: Tensor | None = None
+    map_rank: Tensor | None = None
+    input_norm: Tensor | None = None
     gate: Tensor | None = None
 
     def require(self, part: str) -> Tensor:
@@ -49,17 +62,31 @@ class Evidence:
         return value
 
 
+_GRADIENT = "gather_evidence collects it for weights that the loss depends on"
+_CALLED = (
+    "gather_evidence collects it for layers that run as modules of their own; list the others under `ignore`"
+)
 _WHY = {
-    "taylor_weight": "gather_evidence collects it for layers that the loss depends on",
-    "taylor_channel": "gather_evidence collects it for layers that the loss depends on",
+    "taylor_weight": _GRADIENT,
+    "taylor_channel": _GRADIENT,
+    "taylor_gate": _GRADIENT,
+    "fisher_weight": _GRADIENT,
+    "fisher_channel": _GRADIENT,
     "norm_scale": "gather_evidence collects it for layers whose output goes straight into a BatchNorm; "
     "list the others under `ignore`",
+    "map_rank": _CALLED,
+    "input_norm": _CALLED,
     "gate": "it comes from attention gates trained on the model, as the pcas step does",
 }
 
 
 def gather_evidence(
-    model: nn.Module, criterion: "Criterion", part: "Part", *, sample: Sample | None = None
+    model: nn.Module,
+    criterion: "Criterion",
+    part: "Part",
+    *,
+    sample: Sample | None = None,
+    couplings: Iterable[Coupling] = (),
 ) -> dict[str, Evidence]:
     """Collects the evidence that a criterion needs, in one pass over sample data.
 
@@ -68,9 +95,11 @@ def gather_evidence(
         criterion: says what it needs; if that is nothing, no data is looked at.
         part: training images.
         sample: how much of them and which; 20 batches of 64 images by default.
+        couplings: whose channels may go; other parameters that write those (recurrent, loose) are learnt
+            about as well, as far as the criterion needs nothing but gradients.
 
     Returns:
-        evidence by weight name, for every convolution and linear layer.
+        evidence by weight name, for every convolution and linear layer and what the couplings add.
 
     Raises:
         MissingEvidence: what the criterion needs does not come from a pass over data.
@@ -82,5 +111,13 @@ def gather_evidence(
             f"no collector gives {missing[0]!r} (have: {', '.join(sorted(collectors))}); {_WHY[missing[0]]}"
         )
     listening = [collectors[name]() for name in sorted(criterion.needs)]
-    learnt: Mapping[str, Mapping[str, Any]] = collect(model, part, listening, sample=sample or Sample())
+    others = {
+        member.parameter: member.dim
+        for coupling in couplings
+        for member in reversed(coupling.members)  # of two dimensions, the first is the name's
+        if member.role == "output"
+    }
+    learnt: Mapping[str, Mapping[str, Any]] = collect(
+        model, part, listening, sample=sample or Sample(), others=others
+    )
     return {name: Evidence(name=name, **parts) for name, parts in learnt.items()}

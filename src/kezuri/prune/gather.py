@@ -34,8 +34,9 @@ def gather(
         model: the model to prune.
         criterion: says what it needs; if that is nothing, no data is looked at.
         data: its training part is used.
-        couplings: whose channels may go; PCAS needs them to know where its gates belong. Blocked ones, in a
-            whole `couple(model, …)`, are passed over.
+        couplings: whose channels may go; PCAS needs them to know where its gates belong, and passes over the
+            blocked ones of a whole `couple(model, …)`. Others learn from them of weights that are not of
+            linear layers and convolutions.
         batch_size, seed, device, progress: for gates that are trained.
 
     Raises:
@@ -44,7 +45,7 @@ def gather(
     """
     if not isinstance(criterion, Pcas):
         sample = Sample(seed=derive(seed, "calibration"))
-        return gather_evidence(model, criterion, data.train, sample=sample)
+        return gather_evidence(model, criterion, data.train, sample=sample, couplings=couplings or ())
     if not couplings:
         raise UsageError(
             "PCAS looks at channels: use the granularity 'channel', and pass couplings=couple(model, …)"
