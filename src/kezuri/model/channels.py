@@ -1,10 +1,11 @@
 """Which channel positions of all tensors of a graph must stay or go together, while the graph is read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
 from kezuri.model.union_find import Ids, UnionFind
 
@@ -15,6 +16,28 @@ Role = Literal["output", "input", "other"]
 
 SINGLE = "a single channel"
 
+Heads = Literal["whole", "width"]
+"""What of an attention layer may go: heads, or channels within every head."""
+
+Tag = tuple[str, int]
+"""A factor a view splits off: the view's name, and the factor's stride in the tensor, in elements."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the rules leave to the user.
+
+    Attributes:
+        heads: what of an attention layer may go.
+        norms: whether channels that LayerNorm or GroupNorm average over may go, which changes the answers.
+    """
+
+    heads: Heads = "whole"
+    norms: bool = False
+
+
+DEFAULT = Choices()
+
 
 class Channels:
     """Numbers positions, joins those that are one channel, and remembers why some may not be removed.
@@ -23,13 +46,19 @@ class Channels:
     it pins the other side and leaves things pinned for the same reason apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choices: Choices, preferred: frozenset[Tag] = frozenset()) -> None:
+        """`preferred`: factors of views that may go, such as the heads of attention, rather than others."""
+        self.choices = choices
+        self.preferred = preferred
+        self.wanted: set[Tag] = set()
         self.sets = UnionFind()
         self.axes: dict[fx.Node, Axes | list[Axes]] = {}
         self.parameters: dict[fx.Node, str] = {}
+        self.vanishing: set[fx.Node] = set()
         self.tensors: dict[str, Axes] = {}
         self.roles: dict[tuple[str, int], Role] = {}
-        self._reasons: list[str] = []
+        self._reasons: list[tuple[str, Tag | None]] = []
+        self._numbers: dict[tuple[str, Tag | None], int] = {}
         self._pins: list[tuple[Ids, Ids]] = []
         self._suspects: list[tuple[Ids, Ids]] = []
 
@@ -37,9 +66,15 @@ class Channels:
         """New positions that may be removed until something says otherwise."""
         return self.sets.add(size)
 
-    def fixed(self, size: int, reason: str) -> Ids:
-        """Positions that can never be removed."""
-        return np.full(size, -1 - self._number(reason), dtype=np.int64)
+    def fixed(self, size: int, reason: str, tag: Tag | None = None) -> Ids:
+        """Positions that can never be removed; `tag` says which factor of which view they are."""
+        return np.full(size, -1 - self._number(reason, tag), dtype=np.int64)
+
+    def tag(self, ids: Ids) -> Tag | None:
+        """The tag these positions were fixed with, if all were with the same."""
+        if not ids.size or ids[0] >= 0 or (ids != ids[0]).any():
+            return None
+        return self._reasons[-1 - int(ids[0])][1]
 
     def join(self, left: Ids, right: Ids) -> None:
         """`left[i]` and `right[i]` are the same channel."""
@@ -74,10 +109,12 @@ class Channels:
         if parameter is not None:
             self.roles.setdefault((parameter, dim), role)
 
-    def _number(self, reason: str) -> int:
-        if reason not in self._reasons:
-            self._reasons.append(reason)
-        return self._reasons.index(reason)
+    def _number(self, reason: str, tag: Tag | None = None) -> int:
+        key = reason, tag
+        if key not in self._numbers:
+            self._numbers[key] = len(self._reasons)
+            self._reasons.append(key)
+        return self._numbers[key]
 
     def _note(self, notes: list[tuple[Ids, Ids]], ids: Ids, reason: str) -> None:
         free = ids[ids >= 0]
@@ -90,7 +127,7 @@ class Channels:
         roots = self.sets.roots(np.concatenate([ids for ids, _ in notes]))
         numbers = np.concatenate([numbers for _, numbers in notes])
         found, first = np.unique(roots, return_index=True)
-        return {int(root): self._reasons[numbers[at]] for root, at in zip(found, first, strict=True)}
+        return {int(root): self._reasons[numbers[at]][0] for root, at in zip(found, first, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -111,26 +148,34 @@ class Call:
 
     @property
     def ordinary(self) -> bool:
-        """It gives tensors, and none that goes in or comes out is empty."""
+        """No tensor that goes in or comes out is empty."""
         values = [node.meta.get("val") for node in [self.node, *self.node.all_input_nodes]]
         flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
-        return all(getattr(item, "numel", lambda: 0)() > 0 for item in flat)
+        return all(0 not in sizes(item.shape) for item in flat if isinstance(item, Tensor))
+
+    @property
+    def gives_tensors(self) -> bool:
+        """Its result is a tensor or several, not a size or nothing."""
+        value = self.node.meta.get("val")
+        return all(
+            isinstance(item, Tensor) for item in (value if isinstance(value, list | tuple) else [value])
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.node.meta["val"].shape)
+        return sizes(self.node.meta["val"].shape)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Of an operation that gives several tensors."""
-        return [tuple(value.shape) for value in self.node.meta["val"]]
+        return [sizes(value.shape) for value in self.node.meta["val"]]
 
     def fits(self, axes: Axes | list[Axes]) -> bool:
         """These are as many positions as the operation's result has."""
         value = self.node.meta["val"]
         if isinstance(value, list | tuple):
-            return [[len(ids) for ids in one] for one in axes] == [list(item.shape) for item in value]
-        return [len(ids) for ids in axes] == list(value.shape)
+            return [tuple(map(len, one)) for one in axes] == [sizes(item.shape) for item in value]
+        return tuple(map(len, axes)) == sizes(value.shape)
 
     def axes(self, argument: str) -> Axes:
         """The positions of a tensor argument; empty when it is absent."""
@@ -145,9 +190,23 @@ class Call:
         return [self.axes_of(node) for node in self.node.all_input_nodes if node in self.channels.axes]
 
     def parameter(self, argument: str) -> str | None:
-        """The name of the parameter given as this argument, if it is one."""
+        """The name of the parameter given as this argument, if it is one or a part of one."""
         value = self.arguments.get(argument)
         return self.channels.parameters.get(value) if isinstance(value, fx.Node) else None
+
+    def vanishes(self, argument: Any) -> bool:
+        """Whether a channel that is masked is zero in this tensor: an argument's name, or a node."""
+        value = self.arguments.get(argument) if isinstance(argument, str) else argument
+        return value in self.channels.vanishing
+
+    def fixed(self, axes: Axes) -> bool:
+        """Nothing of these positions can be removed."""
+        return all((ids < 0).all() for ids in axes)
+
+
+def sizes(shape: Sequence[Any]) -> tuple[int, ...]:
+    """A shape in numbers; what may vary (the batch) as in the example."""
+    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in shape)
 
 
 def operation(node: fx.Node) -> str:

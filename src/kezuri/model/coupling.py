@@ -1,27 +1,42 @@
 """Which channels of a model must go together, and which cannot go, with the reason."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from time import monotonic
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kezuri.core.errors import UsageError
-from kezuri.model.channels import SINGLE, Channels
+from kezuri.model.channels import DEFAULT, SINGLE, Channels, Choices
 from kezuri.model.exported import example_batch, trace
 from kezuri.model.families import Coupling, Couplings, Layer, Member, Row
 from kezuri.model.proof import cut
 from kezuri.model.sites import PRUNABLE, TRANSPOSED, tensors_of
 from kezuri.model.union_find import Ids
 
-__all__ = ["Coupling", "Couplings", "Member", "Row", "couple", "protected_parameters"]
+__all__ = ["Choices", "Coupling", "Couplings", "Member", "Row", "couple", "protected_parameters"]
+
+
+Result = Literal["module", "program", "auto"]
+"""What a cut may give: the user's own class, a rewritten program, or the class where it can be."""
+
+TRIAL_SECONDS = 60.0
+NONE = np.zeros((0, 0), dtype=np.int64)
 
 
 def couple(
-    model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, protect: Sequence[str] = ()
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    *,
+    protect: Sequence[str] = (),
+    result: Result = "module",
+    choices: Choices = DEFAULT,
+    seconds: float = TRIAL_SECONDS,
 ) -> Couplings:
     """Finds what has to be removed together: the couplings of a model.
 
@@ -33,6 +48,11 @@ def couple(
         model: left exactly as it is.
         example_inputs: a batch such as the model takes.
         protect: names or patterns (`features.*`) of modules whose outputs stay whole.
+        result: with "module", what the model's own code cannot lose is blocked; with "auto" it stays free,
+            with `Coupling.rewrite` as the reason why a cut of it gives a rewritten program; with "program"
+            nothing is tried.
+        choices: whether heads or head widths go, and whether norms may lose channels.
+        seconds: for trial cuts; what was not tried by then counts as failed.
 
     Returns:
         every coupling in execution order, the blocked ones with their reason.
@@ -44,12 +64,25 @@ def couple(
     """
     protected = protected_parameters(model, protect)
     inputs = example_batch(model, example_inputs)
-    channels = trace(model, inputs)
+    channels = trace(model, inputs, choices)
     shapes = {name: tuple(len(ids) for ids in axes) for name, axes in channels.tensors.items()}
     families = _Families(channels)
-    found = Couplings(tuple(families.couplings), shapes, tuple(_layers(model, shapes, channels)))
-    items = _after_trial(model, found, families.doubts, inputs)
-    return replace(found, items=tuple(_guarded(item, protected) for item in items))
+    layers = tuple(_layers(model, shapes, channels))
+    items = tuple(_guarded(item, protected) for item in families.couplings)
+    found = Couplings(items, shapes, layers, choices)
+    doubts = {name: doubt for name, doubt in families.doubts.items() if found.named(name).reason is None}
+    if result == "program":
+        failed = {name: reason for name, (_, reason) in doubts.items()}
+    else:
+        failed = _tried(model, found, doubts, inputs, seconds)
+    return replace(found, items=tuple(_judged(item, failed.get(item.name), result) for item in items))
+
+
+def _judged(item: Coupling, why: str | None, result: Result) -> Coupling:
+    """The coupling after its trial."""
+    if why is None:
+        return item
+    return replace(item, reason=why) if result == "module" else replace(item, rewrite=why)
 
 
 class _Families:
@@ -124,7 +157,10 @@ def _name(members: tuple[Member, ...], taken: set[str]) -> str:
 
 
 def _layers(model: nn.Module, shapes: dict[str, tuple[int, ...]], channels: Channels) -> list[Layer]:
-    """Every prunable layer, in execution order; those that were not reached last."""
+    """Every layer that gives channels, in execution order; those that were not reached last.
+
+    Weights outside of convolutions and linear layers (recurrent, embedded, loose) are layers of their own.
+    """
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
     order = {name: at for at, name in enumerate(dict.fromkeys(name for name, _ in channels.roles))}
     layers = []
@@ -139,24 +175,57 @@ def _layers(model: nn.Module, shapes: dict[str, tuple[int, ...]], channels: Chan
         groups = getattr(module, "groups", 1)
         depthwise = groups > 1 and groups == module.in_channels
         layers.append(Layer(name, width, parameter if seen else None, dim, per, depthwise))
+    known = {layer.parameter for layer in layers}
+    for (parameter, dim), role in channels.roles.items():
+        if role == "output" and parameter not in known:
+            owner = Member(parameter, dim, NONE, role).layer
+            layers.append(Layer(owner, shapes[parameter][dim], parameter, dim, 1))
     return sorted(layers, key=lambda layer: order.get(layer.parameter or "", len(order)))
 
 
-def _after_trial(
-    model: nn.Module, found: Couplings, doubts: dict[str, tuple[int, str]], inputs: tuple[Tensor, ...]
-) -> list[Coupling]:
-    """Blocks the doubtful couplings of which cutting one unit breaks or changes the model."""
-    kept = {}
-    for name, (unit, _) in doubts.items():
-        width = found.named(name).width
-        if width > 1:
-            kept[name] = torch.arange(width) != unit
-    rejected = cut(model, found, kept, inputs).rejected if kept else {}
+def _tried(
+    model: nn.Module,
+    found: Couplings,
+    doubts: Mapping[str, tuple[int, str]],
+    inputs: tuple[Tensor, ...],
+    seconds: float,
+) -> dict[str, str]:
+    """The doubtful couplings of which cutting one unit breaks or changes the model, with why.
+
+    Of couplings that look alike one is tried first, and stands for the others when it fails.
+    """
+    kinds: dict[tuple[object, ...], list[str]] = {}
+    for name, (_, reason) in doubts.items():
+        kinds.setdefault((reason, *_kind(model, found.named(name))), []).append(name)
+    failed = dict[str, str]()
+    deadline = monotonic() + seconds
+    for chosen in (
+        [names[0] for names in kinds.values()],
+        [n for names in kinds.values() for n in names[1:]],
+    ):
+        kept = {}
+        for name in chosen:
+            unit, width = doubts[name][0], found.named(name).width
+            if name not in failed:
+                kept[name] = torch.arange(width) != unit
+        rejected = cut(model, found, kept, inputs, deadline=deadline).rejected if kept else {}
+        for name, why in rejected.items():
+            alike = next(names for names in kinds.values() if name in names)
+            for other in alike if name == alike[0] else [name]:
+                failed.setdefault(other, f"{doubts[other][1]} ({why})")
+    return failed
+
+
+def _kind(model: nn.Module, coupling: Coupling) -> list[tuple[object, ...]]:
+    """What a coupling looks like: which kinds of modules hold it, and how."""
     return [
-        replace(item, reason=f"{doubts[item.name][1]} ({rejected[item.name]})")
-        if item.name in rejected
-        else item
-        for item in found
+        (
+            type(model.get_submodule(member.parameter.rpartition(".")[0])),
+            member.parameter.rpartition(".")[2],
+            member.dim,
+            member.role,
+        )
+        for member in coupling.members
     ]
 
 

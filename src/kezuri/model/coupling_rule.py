@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from kezuri.model.channels import Axes, Call, Channels
+from kezuri.model.channels import Axes, Call, Channels, sizes
 
 Rule = Callable[[Channels, Call], Axes | list[Axes]]
 """Joins and pins the positions of the inputs; gives those of the output (a list of them for several)."""
@@ -39,4 +39,4 @@ def unknown(channels: Channels, call: Call) -> Axes | list[Axes]:
 
 
 def _fixed(channels: Channels, value: object, reason: str) -> Axes:
-    return [channels.fixed(int(size), reason) for size in getattr(value, "shape", ())]
+    return [channels.fixed(size, reason) for size in sizes(getattr(value, "shape", ()))]

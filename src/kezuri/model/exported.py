@@ -11,15 +11,31 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
 from torch.fx import config as fx_config
 
 from kezuri.core.errors import ModelError
 from kezuri.model import coupling_rules  # noqa: F401  registers the rules
-from kezuri.model.channels import SINGLE, Axes, Call, Channels
+from kezuri.model.channels import DEFAULT, SINGLE, Axes, Call, Channels, Choices, sizes
 from kezuri.model.coupling_rule import rules, unknown
-from kezuri.model.coupling_rules.layers import ATTENTION
+from kezuri.model.modes import fused_attention_off
 from kezuri.model.shrink import FOLLOWED
 from kezuri.model.sites import tensors_of
+from kezuri.model.vanishing import vanishes
+
+PARTS = (
+    "chunk",
+    "split",
+    "split_with_sizes",
+    "getitem",
+    "slice",
+    "narrow",
+    "contiguous",
+    "clone",
+    "alias",
+    "detach",
+)
+"""Operations whose result is a part of a parameter when they are given one."""
 
 
 def example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -32,7 +48,7 @@ def example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...])
     return moved
 
 
-def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Channels:
+def trace(model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices = DEFAULT) -> Channels:
     """The channel positions of every tensor of the model, joined and pinned.
 
     Works on a copy in eval mode; the model is left alone.
@@ -40,30 +56,55 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Channels:
     Raises:
         ModelError: torch.export cannot follow the model; the line it stopped at is named.
     """
-    twin = copy.deepcopy(model).eval()
-    program = _export(twin, inputs)
+    return follow(export(model, inputs), model, choices)
+
+
+def follow(program: ExportedProgram, model: nn.Module, choices: Choices = DEFAULT) -> Channels:
+    """The channel positions of every tensor of an exported model.
+
+    Which factor of a view may go shows only when attention or a convolution is met; then all is done anew.
+
+    Args:
+        program: of the model, or of a copy of it.
+        model: tells which parameters share their storage.
+        choices: what is left to the user.
+    """
+    program.graph.eliminate_dead_code()
+    channels = _walk(program, model, Channels(choices))
+    return (
+        _walk(program, model, Channels(choices, frozenset(channels.wanted))) if channels.wanted else channels
+    )
+
+
+def _walk(program: ExportedProgram, model: nn.Module, channels: Channels) -> Channels:
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     # a copy no longer shares storage between parameters, so what is tied is looked up in the model
     weights = _Weights(model)
-    channels = Channels()
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in names:
             weights.place(channels, node, names[node.name])
         elif node.op == "placeholder":
             reason = "input" if node.name in signature.user_inputs else "constant tensor"
-            shape = getattr(node.meta.get("val"), "shape", ())
+            shape = sizes(getattr(node.meta.get("val"), "shape", ()))
             channels.axes[node] = [channels.fixed(size, reason) for size in shape]
         elif node.op == "output":
             for axes in Call(node, channels).inputs():
                 _pin(channels, axes, "graph output")
         elif node.op == "call_function":
-            channels.axes[node] = _followed(channels, Call(node, channels))
+            call = Call(node, channels)
+            channels.axes[node] = _followed(channels, call)
+            if vanishes(call):
+                channels.vanishing.add(node)
+            if call.name in PARTS and (name := channels.parameters.get(node.args[0])) is not None:
+                channels.parameters[node] = name
     return channels
 
 
 def _followed(channels: Channels, call: Call) -> Axes | list[Axes]:
     """What the operation's rule says, or pinned where it has none or meets a form it does not know."""
+    if not call.gives_tensors:
+        return []
     if call.name not in rules or not call.ordinary:
         return unknown(channels, call)
     try:
@@ -91,6 +132,7 @@ class _Weights:
         axes = self.stored[where]
         channels.axes[node] = channels.tensors[name] = axes
         channels.parameters[node] = name
+        channels.vanishing.add(node)
         self._doubt(channels, axes, name)
 
     def _doubt(self, channels: Channels, axes: Axes, name: str) -> None:
@@ -98,9 +140,7 @@ class _Weights:
             if len(ids) == 1:
                 channels.pin(ids, SINGLE)
         owner = self.model.get_submodule(name.rpartition(".")[0])
-        if isinstance(owner, nn.MultiheadAttention):
-            _pin(channels, axes, ATTENTION)
-        elif not isinstance(owner, FOLLOWED):
+        if not isinstance(owner, FOLLOWED):
             for ids in axes:
                 channels.suspect(ids, f"{type(owner).__name__} may hold literal sizes")
 
@@ -110,12 +150,24 @@ def _pin(channels: Channels, axes: Axes, reason: str) -> None:
         channels.pin(ids, reason)
 
 
-def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def export(model: nn.Module, inputs: tuple[Tensor, ...], *, any_batch: bool = False) -> ExportedProgram:
+    """The model's graph of ATen operations, of a copy in eval mode.
+
+    Args:
+        model: left alone.
+        inputs: an example of each.
+        any_batch: whether the graph takes batches of any size, where the model does.
+
+    Raises:
+        ModelError: torch.export cannot follow the model; the line it stopped at is named.
+    """
+    twin = copy.deepcopy(model).eval()
+    shapes = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs) if any_batch else None
     with _plain_tracing():
         try:
-            return torch.export.export(model, inputs, strict=False)
+            return torch.export.export(twin, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
-            raise _refusal(model, inputs, error) from error
+            raise _refusal(twin, inputs, error) from error
 
 
 @contextmanager
@@ -130,7 +182,7 @@ def _plain_tracing() -> Iterator[None]:
             redirect_stdout(StringIO()),
             redirect_stderr(StringIO()),
         )  # it prints the graph it gave up on
-        with torch.no_grad(), warnings.catch_warnings(), quietly[0], quietly[1]:
+        with torch.no_grad(), fused_attention_off(), warnings.catch_warnings(), quietly[0], quietly[1]:
             # recurrent layers store their weights in a list; the model here is a copy
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
             yield

@@ -8,7 +8,7 @@ from typing import Literal, overload
 from torch import Tensor
 
 from kezuri.core.registry import unknown
-from kezuri.model.channels import Role
+from kezuri.model.channels import DEFAULT, Choices, Role
 from kezuri.model.union_find import Ids
 
 
@@ -44,12 +44,14 @@ class Coupling:
         width: how many units there are.
         members: everything that changes when a unit goes.
         reason: None if units may be removed, else why not.
+        rewrite: why units can go in a rewritten program only, not in the model's own class; else None.
     """
 
     name: str
     width: int
     members: tuple[Member, ...]
     reason: str | None
+    rewrite: str | None = None
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -98,11 +100,13 @@ class Couplings(Sequence[Coupling]):
     Attributes:
         shapes: the shape of every parameter and buffer that was seen, by name.
         layers: every prunable layer of the model.
+        choices: what was left to the user when they were found.
     """
 
     items: tuple[Coupling, ...]
     shapes: Mapping[str, tuple[int, ...]]
     layers: tuple[Layer, ...]
+    choices: Choices = DEFAULT
 
     @overload
     def __getitem__(self, index: int) -> Coupling: ...

@@ -23,3 +23,14 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter lives; the CPU for a model without any."""
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def fused_attention_off() -> Iterator[None]:
+    """Has torch's attention modules compute in plain operations, which can be followed and counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,8 +1,10 @@
 """Proved cutting: the zero-masked model and the cut one must give the same answers."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from time import monotonic
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from kezuri.core.seeds import derive
 from kezuri.model.exported import example_batch
 from kezuri.model.families import Couplings
 from kezuri.model.modes import evaluating
+from kezuri.model.program import Blueprint, Program
 from kezuri.model.shrink import Structure, mask_channels_, shrink_, structure_of
 
 INPUTS = 3
@@ -48,12 +51,14 @@ class Cut:
         structure: what was kept, counted in the model that was given.
         proof: of this model against the masked one.
         rejected: couplings that were left whole because the proof failed with them, with why.
+        rewritten: why the model is a rewritten program; None if it is of the given model's class.
     """
 
     model: nn.Module
     structure: Structure
     proof: Proof
     rejected: Mapping[str, str]
+    rewritten: str | None = None
 
 
 def prove(
@@ -89,10 +94,12 @@ def cut(
     *,
     optimizer: torch.optim.Optimizer | None = None,
     inplace: bool = False,
+    deadline: float | None = None,
 ) -> Cut:
     """Removes units for good, and proves that the model computes what its masked self does.
 
-    Couplings with which the proof fails are found by halving, left whole, and named in `rejected`.
+    Couplings with which the proof fails are found by halving, left whole, and named in `rejected`. Where
+    couplings are cut that need it (`Coupling.rewrite`), the result is a `Program` (kezuri.model.program).
 
     Args:
         model: cut only if `inplace`.
@@ -100,16 +107,25 @@ def cut(
         kept: by coupling name, (width,) bool, True = kept; couplings not named stay whole.
         example_inputs: a batch such as the model takes.
         optimizer: whose state follows; needs `inplace`.
+        deadline: by `time.monotonic`; what is not proved by then is left whole.
 
     Raises:
-        UsageError: `kept` names what cannot be removed, or an optimizer is given without `inplace`.
+        UsageError: `kept` names what cannot be removed, an optimizer is given without `inplace`, or `inplace`
+            is asked for where only a rewritten program can lose the channels.
         ProofFailed: the model answers differently, or not in finite numbers, when nothing is cut.
     """
     if optimizer is not None and not inplace:
         raise UsageError("an optimizer belongs to the model it trains: cut with inplace=True, or without it")
     structure_of(couplings, kept)
-    attempts = _Attempts(model, couplings, kept, example_inputs)
     names = [name for name, mask in kept.items() if not mask.all()]
+    literal = {name: couplings.named(name).rewrite for name in names}
+    rewritten = next((f"{name}: {why}" for name, why in literal.items() if why is not None), None)
+    if inplace and rewritten is not None:
+        raise UsageError(
+            f"the model's own class cannot lose these channels in place ({rewritten}); "
+            'cut with inplace=False, or couple the model with result="module"'
+        )
+    attempts = _Attempts(model, couplings, kept, example_inputs, deadline)
     if not attempts.accept(names):
         if not attempts.accept([]):
             raise ProofFailed(f"the model cannot be proved even uncut: {attempts.why}")
@@ -118,7 +134,9 @@ def cut(
     if inplace:
         shrink_(model, structure, optimizer)
         result = model
-    return Cut(result, structure, proof, attempts.rejected)
+    return Cut(
+        result, structure, proof, attempts.rejected, rewritten if isinstance(result, Program) else None
+    )
 
 
 class _Attempts:
@@ -130,8 +148,10 @@ class _Attempts:
         couplings: Couplings,
         kept: Mapping[str, Tensor],
         example_inputs: Tensor | tuple[Tensor, ...],
+        deadline: float | None,
     ) -> None:
         self.model, self.couplings, self.kept, self.inputs = model, couplings, kept, example_inputs
+        self.deadline = deadline
         self.accepted: list[str] = []
         self.rejected: dict[str, str] = {}
         self.why = ""
@@ -140,11 +160,14 @@ class _Attempts:
     def accept(self, names: Sequence[str]) -> bool:
         """Adds `names` to what is cut if the proof holds with them."""
         chosen = {name: self.kept[name] for name in [*self.accepted, *names]}
+        if names and self.deadline is not None and monotonic() > self.deadline:
+            self.why = "not tried, as time ran out"
+            return False
         structure = structure_of(self.couplings, chosen)
-        masked, small = copy.deepcopy(self.model), copy.deepcopy(self.model)
+        masked = copy.deepcopy(self.model)
         mask_channels_(masked, self.couplings, chosen)
-        shrink_(small, structure)
         try:
+            small = self._cut(structure, chosen)
             proof = prove(masked, small, self.inputs)
         except ProofFailed as error:
             self.why = str(error)
@@ -155,6 +178,18 @@ class _Attempts:
         self.accepted += names
         self.best = structure, small, proof
         return True
+
+    def _cut(self, structure: Structure, names: Iterable[str]) -> nn.Module:
+        if any(self.couplings.named(name).rewrite is not None for name in names):
+            return self.blueprint.build(structure)
+        small = copy.deepcopy(self.model)
+        shrink_(small, structure)
+        return small
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """What a rewritten program is built from; the export takes seconds and serves all attempts."""
+        return Blueprint.of(self.model, example_batch(self.model, self.inputs), self.couplings.choices)
 
     def halve(self, names: Sequence[str]) -> None:
         """Accepts what can be accepted of a set that failed as a whole."""

@@ -14,7 +14,17 @@ from kezuri.core.errors import ShapeError, UsageError
 from kezuri.model.families import Coupling, Couplings
 from kezuri.model.sites import tensors_of
 
-FOLLOWED = (nn.Linear, _ConvNd, _NormBase, nn.PReLU, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+FOLLOWED = (
+    nn.Linear,
+    _ConvNd,
+    _NormBase,
+    nn.PReLU,
+    nn.Embedding,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.RNNBase,
+)
 """Modules whose own size attributes follow a cut."""
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -119,8 +129,8 @@ def shrink_(model: nn.Module, structure: Structure, optimizer: torch.optim.Optim
         old = tensor.shape
         key = (tensor.data_ptr() or id(tensor), old, tensor.stride(), tuple(dims.items()))
         if key not in done:
-            done[key] = _selected(tensor, dims)
-        _put_(tensor, done[key])
+            done[key] = selected(tensor, dims)
+        put_(tensor, done[key])
         if optimizer is not None and isinstance(tensor, nn.Parameter):
             _follow_optimizer(optimizer.state.get(tensor, {}), dims, old)
     changed = {id(tensors[name]) for name in structure.kept}
@@ -182,13 +192,15 @@ def _check_fits(tensors: Mapping[str, Tensor], structure: Structure) -> None:
                 )
 
 
-def _selected(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
+def selected(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """What is left of a tensor, detached."""
     for dim, positions in dims.items():
         tensor = tensor.index_select(dim, torch.tensor(positions, device=tensor.device))
     return tensor.detach()
 
 
-def _put_(tensor: Tensor, content: Tensor) -> None:
+def put_(tensor: Tensor, content: Tensor) -> None:
+    """Gives a tensor that may be a parameter content of another shape; its gradient is dropped."""
     tensor.grad = None
     # a loss of before the cut may still hold the tensor's gradient node, which checks for the old shape;
     # a change of type makes torch forget that node, a change of shape does not
@@ -201,7 +213,7 @@ def _put_(tensor: Tensor, content: Tensor) -> None:
 def _follow_optimizer(state: dict[str, Any], dims: Mapping[int, tuple[int, ...]], old: torch.Size) -> None:
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == old:
-            state[key] = _selected(value, dims)
+            state[key] = selected(value, dims)
 
 
 def _follow_module(module: nn.Module) -> None:
@@ -218,6 +230,9 @@ def _follow_module(module: nn.Module) -> None:
         module.num_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.RNNBase):
+        module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]
+        module.input_size = module.get_parameter("weight_ih_l0").shape[1]
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
 

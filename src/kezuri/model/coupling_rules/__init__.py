@@ -1,5 +1,5 @@
 """What is known of ATen operations; importing this package registers every rule."""
 
-from kezuri.model.coupling_rules import layers, pointwise, reshaping, slicing
+from kezuri.model.coupling_rules import attention, layers, pointwise, recurrent, reshaping, slicing
 
-__all__ = ["layers", "pointwise", "reshaping", "slicing"]
+__all__ = ["attention", "layers", "pointwise", "recurrent", "reshaping", "slicing"]

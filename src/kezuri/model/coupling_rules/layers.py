@@ -1,12 +1,13 @@
 """Operations that hold weights, and those that mix channels without weights."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kezuri.model.channels import SINGLE, Axes, Call, Channels
 from kezuri.model.coupling_rule import rule
 from kezuri.model.union_find import Ids
 
-ATTENTION = "attention head layout"
 PIXELS = "pixels, tokens or batch"
 
 
@@ -17,12 +18,13 @@ def convolution(channels: Channels, call: Call) -> Axes:
     taps = len(weight) - 2
     seen, (outputs, inputs) = x[-taps - 1], weight[:2]
     groups = call.arguments["groups"]
+    _prefer(channels, x, taps)
     if len(inputs) == 1 and groups > 1:
         channels.join(np.repeat(seen, len(outputs) // groups), outputs)
         channels.pin(inputs, SINGLE)
     else:
-        channels.join(seen, np.tile(inputs, groups))
-        _alike(channels, outputs.reshape(groups, -1))
+        contract(channels, call, pairs=[(seen, np.tile(inputs, groups))])
+        alike(channels, outputs.reshape(groups, -1))
     _weight(channels, call, output=0, taps=weight[2:])
     _bias(channels, call, outputs)
     return [*x[: -taps - 1], outputs, *_pixels(channels, call.shape[len(x) - taps :])]
@@ -35,12 +37,13 @@ def transposed_convolution(channels: Channels, call: Call) -> Axes:
     taps = len(weight) - 2
     seen, (inputs, outputs) = x[-taps - 1], weight[:2]
     groups = call.arguments["groups"]
-    channels.join(seen, inputs)
+    _prefer(channels, x, taps)
+    contract(channels, call, pairs=[(seen, inputs)])
     if groups > 1 and len(inputs) == groups:
         channels.pin(outputs, "outputs of a group of a depthwise transposed convolution")
         produced = np.repeat(inputs, len(outputs))
     else:
-        _alike(channels, inputs.reshape(groups, -1))
+        alike(channels, inputs.reshape(groups, -1))
         produced = np.tile(outputs, groups)
     _weight(channels, call, output=1, taps=weight[2:])
     _bias(channels, call, produced)
@@ -51,7 +54,7 @@ def transposed_convolution(channels: Channels, call: Call) -> Axes:
 def linear(channels: Channels, call: Call) -> Axes:
     """Reads the last dimension."""
     x, weight = call.axes("input"), call.axes("weight")
-    channels.join(x[-1], weight[1])
+    contract(channels, call, pairs=[(x[-1], weight[1])])
     _weight(channels, call, output=0, taps=[])
     _bias(channels, call, weight[0])
     return [*x[:-1], weight[0]]
@@ -78,10 +81,10 @@ def per_channel_norm(channels: Channels, call: Call) -> Axes:
 
 @rule("layer_norm", "rms_norm")
 def norm_across_channels(channels: Channels, call: Call) -> Axes:
-    """Pinned: removing a channel would change the statistics of the others."""
+    """Pinned unless asked otherwise: removing a channel changes the statistics of the others."""
     x, reason = call.axes("input"), "LayerNorm width" if call.name == "layer_norm" else "RMSNorm width"
     normalized = x[-len(call.arguments["normalized_shape"]) :]
-    for ids in normalized:
+    for ids in normalized if not channels.choices.norms else []:
         channels.pin(ids, reason)
     for argument in ("weight", "bias"):
         for ids, own in zip(normalized, call.axes(argument), strict=False):
@@ -91,9 +94,11 @@ def norm_across_channels(channels: Channels, call: Call) -> Axes:
 
 @rule("group_norm")
 def group_norm(channels: Channels, call: Call) -> Axes:
-    """Pinned: removing a channel would change the statistics of its group."""
-    x = call.axes("input")
-    channels.pin(x[1], "GroupNorm width")
+    """Pinned unless asked otherwise: removing a channel changes the statistics of its group."""
+    x, groups = call.axes("input"), call.arguments["num_groups"]
+    if not channels.choices.norms:
+        channels.pin(x[1], "GroupNorm width")
+    alike(channels, x[1].reshape(groups, -1))
     for argument in ("weight", "bias"):
         for own in call.axes(argument):
             channels.join(x[1], own)
@@ -110,29 +115,34 @@ def prelu(channels: Channels, call: Call) -> Axes:
     return x
 
 
-@rule("scaled_dot_product_attention")
-def attention(channels: Channels, call: Call) -> Axes:
-    """Pinned: head sizes are part of the layout and of the scale."""
-    query, value = call.axes("query"), call.axes("value")
-    for axes in (query, call.axes("key"), value):
-        for ids in axes:
-            channels.pin(ids, ATTENTION)
-    return [*query[:-1], value[-1]]
-
-
-@rule("matmul", "bmm")
-def product_of_activations(channels: Channels, call: Call) -> Axes:
-    """Pinned: no weight can be zeroed to take a channel out of the sum."""
-    for axes in call.inputs():
-        for ids in axes:
-            channels.pin(ids, ATTENTION)
-    return [channels.fixed(size, ATTENTION) for size in call.shape]
-
-
-def _alike(channels: Channels, groups: Ids) -> None:
+def alike(channels: Channels, groups: Ids | Sequence[Ids]) -> None:
     """Groups stay of equal size: position i goes from all of them or from none."""
     for other in groups[1:]:
         channels.join(groups[0], other)
+
+
+def contract(
+    channels: Channels,
+    call: Call,
+    *,
+    pairs: Sequence[tuple[Ids, Ids]],
+    factors: Sequence[str] = ("input", "weight"),
+) -> None:
+    """Sums products over these positions: one that is masked must be zero in one of the factors."""
+    zero = any(call.vanishes(factor) for factor in factors)
+    for one, other in pairs:
+        channels.join(one, other)
+        if not zero:
+            channels.pin(one, f"aten.{call.name} sums over channels that are not zero when masked")
+            channels.pin(other, f"aten.{call.name} sums over channels that are not zero when masked")
+
+
+def _prefer(channels: Channels, x: Axes, taps: int) -> None:
+    """Of what a view splits, the channels may go, not the pixels."""
+    for ids in x[-taps:]:
+        channels.pin(ids, PIXELS)
+    if (tag := channels.tag(x[-taps - 1])) is not None:
+        channels.wanted.add(tag)
 
 
 def _weight(channels: Channels, call: Call, *, output: int, taps: Axes) -> None:

@@ -1,11 +1,15 @@
 """Operations that reorder, split, merge or repeat dimensions."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from kezuri.model.channels import SINGLE, Axes, Call, Channels
+from kezuri.model.channels import SINGLE, Axes, Call, Channels, Tag
 from kezuri.model.coupling_rule import rule
+from kezuri.model.coupling_rules.layers import PIXELS, alike
 from kezuri.model.union_find import Ids
 
 LITERAL_VIEW = "literal size in view"
@@ -19,13 +23,14 @@ def permute(_: Channels, call: Call) -> Axes:
     return [x[dim] for dim in call.arguments["dims"]]
 
 
-@rule("transpose", "t")
+@rule("transpose", "t", "swapaxes", "swapdims")
 def transpose(_: Channels, call: Call) -> Axes:
     """Swaps two dimensions."""
     x = call.axes("self")
     if len(x) < 2:
         return x
-    first, second = call.arguments.get("dim0", 0), call.arguments.get("dim1", 1)
+    given = call.arguments
+    first, second = given.get("dim0", given.get("axis0", 0)), given.get("dim1", given.get("axis1", 1))
     x[first], x[second] = x[second], x[first]
     return x
 
@@ -83,6 +88,15 @@ def view(channels: Channels, call: Call) -> Axes:
     return _reshaped(channels, call, asked)
 
 
+@rule("view_as", "reshape_as")
+def view_as(channels: Channels, call: Call) -> Axes:
+    """The sizes follow the other tensor."""
+    result = _reshaped(channels, call, [-1] * len(call.shape))
+    for ids, own in zip(result, call.axes("other"), strict=True):
+        channels.join(ids, own)
+    return result
+
+
 @rule("flatten")
 def flatten(channels: Channels, call: Call) -> Axes:
     """Its sizes follow the tensor."""
@@ -97,49 +111,229 @@ def unflatten(channels: Channels, call: Call) -> Axes:
     return _reshaped(channels, call, [-1] * dim + sizes + [-1] * behind)
 
 
-def _reshaped(channels: Channels, call: Call, asked: Sequence[int]) -> Axes:
-    """`asked`: the sizes as written, -1 where they follow from the tensor."""
+@rule("repeat", "tile")
+def repeat(channels: Channels, call: Call) -> Axes:
+    """The whole dimension again and again."""
+    x, times = call.axes("self"), call.arguments.get("repeats", call.arguments.get("dims"))
+    new = len(call.shape) - len(x)
+    ones = [channels.fixed(1, SINGLE) for _ in range(new)]
+    return [
+        np.tile(ids, size // len(ids)) for ids, size in zip([*ones, *x], call.shape, strict=True) if times
+    ]
+
+
+@rule("repeat_interleave")
+def repeat_interleave(_: Channels, call: Call) -> Axes:
+    """Every position several times in a row."""
+    x, dim = call.axes("self"), call.arguments["dim"]
+    if dim is None or not isinstance(call.arguments["repeats"], int):
+        raise ValueError("repeats that differ")
+    x[dim] = np.repeat(x[dim], call.arguments["repeats"])
+    return x
+
+
+@rule("roll", "flip")
+def shifted(channels: Channels, call: Call) -> Axes:
+    """Moves positions; which one is where must not matter, so what is moved is pinned."""
+    x = call.axes("self")
+    dims = call.arguments["dims"]
+    for dim in dims if dims else range(len(x)):
+        channels.pin(x[dim], f"aten.{call.name} moves channels")
+    return x
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(channels: Channels, call: Call) -> Axes:
+    """Groups are interleaved; each loses the same position."""
+    x, groups = call.axes("self"), call.arguments["groups"]
+    rows = x[1].reshape(groups, -1)
+    alike(channels, rows)
+    x[1] = np.ascontiguousarray(rows.T).ravel()
+    return x
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(channels: Channels, call: Call) -> Axes:
+    """A block of channels becomes one; it goes whole."""
+    x, block = call.axes("self"), call.arguments["upscale_factor"] ** 2
+    columns = x[-3].reshape(-1, block).T
+    alike(channels, columns)
+    return [*x[:-3], columns[0].copy(), *(channels.fixed(size, PIXELS) for size in call.shape[-2:])]
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(channels: Channels, call: Call) -> Axes:
+    """A channel becomes a block of them."""
+    x, block = call.axes("self"), call.arguments["downscale_factor"] ** 2
+    return [*x[:-3], np.repeat(x[-3], block), *(channels.fixed(size, PIXELS) for size in call.shape[-2:])]
+
+
+@rule("im2col")
+def im2col(channels: Channels, call: Call) -> Axes:
+    """A channel becomes as many as the kernel has taps."""
+    x, taps = call.axes("self"), math.prod(call.arguments["kernel_size"])
+    return [*x[:-3], np.repeat(x[-3], taps), channels.fixed(call.shape[-1], PIXELS)]
+
+
+@rule("col2im")
+def col2im(channels: Channels, call: Call) -> Axes:
+    """As many channels as the kernel has taps become one again."""
+    x, taps = call.axes("self"), math.prod(call.arguments["kernel_size"])
+    columns = x[-2].reshape(-1, taps).T
+    alike(channels, columns)
+    return [*x[:-2], columns[0].copy(), *(channels.fixed(size, PIXELS) for size in call.shape[-2:])]
+
+
+@rule("unfold")
+def unfold(channels: Channels, call: Call) -> Axes:
+    """Windows along one dimension, which is pinned."""
+    x = call.axes("self")
+    dim = call.arguments["dimension"] % len(x)
+    channels.pin(x[dim], "windows run over the channels")
+    x[dim] = channels.fixed(call.shape[dim], PIXELS)
+    return [*x, channels.fixed(call.shape[-1], PIXELS)]
+
+
+def _reshaped(channels: Channels, call: Call, asked: Sequence[Any]) -> Axes:
+    """Splits every dimension into the factors both shapes share, and puts them together anew.
+
+    Args:
+        channels: where positions are joined and pinned.
+        call: the view.
+        asked: the sizes as written, -1 where they follow from the tensor.
+    """
     x, shape = call.axes("self"), call.shape
     result: Axes = []
+    behind = math.prod(shape)
     for sources, targets in _blocks([len(ids) for ids in x], shape):
         sizes = [shape[dim] for dim in targets]
-        wide = [at for at, size in enumerate(sizes) if size > 1]
-        parts = [x[dim] for dim in sources if len(x[dim]) > 1] or [x[dim] for dim in sources]
-        out = [channels.fixed(size, LITERAL_VIEW) for size in sizes]
+        behind //= math.prod(sizes)
+        factors = _factors([len(x[dim]) for dim in sources], sizes)
+        if factors is None:
+            for dim in sources:
+                channels.pin(x[dim], LITERAL_VIEW)
+            result.extend(channels.fixed(size, LITERAL_VIEW) for size in sizes)
+            continue
         wanted = [asked[dim] for dim in targets]
-        if len(parts) > 1 and len(wide) > 1:
-            for ids in parts:
-                channels.pin(ids, LITERAL_VIEW)
-        elif parts and sizes:
-            at = wide[0] if len(wide) == 1 else _survivor(wide, wanted) if wide else 0
-            out[at] = _merged(channels, parts) if len(wide) <= 1 else _split(channels, parts, sizes, at)
-            if wanted[at] != -1:
-                channels.suspect(out[at], LITERAL_VIEW)
-        result.extend(out)
+        block = _Block(channels, call.node.name, factors, _grouped(factors, sizes), behind, wanted)
+        result.extend(block.put_together(block.take_apart([x[dim] for dim in sources]), sizes))
     return result
 
 
-def _survivor(wide: list[int], wanted: list[int]) -> int:
-    """The dimension that takes the change when one is split: the one written as -1, else the innermost."""
-    return next((at for at in wide if wanted[at] == -1), wide[-1])
+@dataclass(frozen=True)
+class _Block:
+    """A run of dimensions that a view turns into another run.
+
+    Attributes:
+        channels: where positions are joined and pinned.
+        view: the view's name.
+        factors: sizes both runs are products of, in order.
+        targets: the factors of each dimension of the new run.
+        behind: elements behind one step of the last factor.
+        asked: the sizes of the new run as written, -1 where they follow from the tensor.
+    """
+
+    channels: Channels
+    view: str
+    factors: list[int]
+    targets: list[list[int]]
+    behind: int
+    asked: Sequence[Any]
+
+    def take_apart(self, sources: Axes) -> Axes:
+        """The positions of each factor; of several in one dimension, a single one stays free."""
+        result = list[Ids]()
+        strides = [self.behind * math.prod(self.factors[at + 1 :]) for at in range(len(self.factors))]
+        for ids, factors in zip(sources, _grouped(self.factors, map(len, sources)), strict=True):
+            if len(factors) < 2:
+                result.extend([ids] * len(factors))
+                continue
+            tags = [(self.view, stride) for stride in strides[len(result) : len(result) + len(factors)]]
+            kept, free = self._survivor(tags, first=len(result)), bool((ids >= 0).any())
+            for at, size in enumerate(factors):
+                result.append(
+                    _split(self.channels, ids, factors, at)
+                    if at == kept
+                    else self.channels.fixed(size, LITERAL_VIEW, tags[at] if free else None)
+                )
+        return result
+
+    def put_together(self, parts: Axes, sizes: Sequence[int]) -> Axes:
+        """The positions of the new dimensions."""
+        result, at = list[Ids](), 0
+        for size, asked, factors in zip(sizes, self.asked, self.targets, strict=True):
+            merged = _merged(self.channels, parts[at : at + len(factors)]) if factors else self._one()
+            at += len(factors)
+            if asked != -1:
+                self.channels.suspect(merged, LITERAL_VIEW)
+            result.append(merged if len(merged) == size else self.channels.fixed(size, LITERAL_VIEW))
+        return result
+
+    def _one(self) -> Ids:
+        return self.channels.fixed(1, SINGLE)
+
+    def _survivor(self, tags: list[Tag], first: int) -> int:
+        """The one that is preferred; else the factor written as -1, else the innermost."""
+        preferred = [at for at, tag in enumerate(tags) if tag in self.channels.preferred]
+        follows = [
+            asked == -1 for asked, factors in zip(self.asked, self.targets, strict=True) for _ in factors
+        ]
+        written = [at for at in range(len(tags)) if follows[first + at]]
+        return preferred[0] if preferred else written[0] if len(written) == 1 else len(tags) - 1
 
 
-def _split(channels: Channels, parts: Axes, sizes: list[int], at: int) -> Ids:
-    rows = np.moveaxis(parts[0].reshape(sizes), at, 0).reshape(sizes[at], -1)
+def _split(channels: Channels, ids: Ids, sizes: Sequence[int], at: int) -> Ids:
+    rows = np.moveaxis(ids.reshape(sizes), at, 0).reshape(sizes[at], -1)
     for column in rows.T[1:]:
         channels.join(rows[:, 0], column)
     return rows[:, 0].copy()
 
 
 def _merged(channels: Channels, parts: Axes) -> Ids:
+    if len(parts) == 1:
+        return parts[0]
     free = [at for at, ids in enumerate(parts) if (ids >= 0).any()]
     if len(free) > 1:
         for ids in parts:
             channels.pin(ids, "two dimensions of channels are merged")
-    kept = free[0] if free else 0
+    named = [at for at, ids in enumerate(parts) if channels.tag(ids) is not None and len(ids) > 1]
+    kept = (free or named or [0])[0]
     sizes = [len(ids) for ids in parts]
     grid = np.broadcast_to(np.expand_dims(parts[kept], [d for d in range(len(parts)) if d != kept]), sizes)
     return np.ascontiguousarray(grid).ravel()
+
+
+def _grouped(factors: Sequence[int], sizes: Iterable[int]) -> list[list[int]]:
+    """The factors of each size in turn; a size of 1 has none."""
+    groups, at = list[list[int]](), 0
+    for size in sizes:
+        start, product = at, 1
+        while product < size:
+            product *= factors[at]
+            at += 1
+        groups.append(list(factors[start:at]))
+    return groups
+
+
+def _factors(before: Sequence[int], after: Sequence[int]) -> list[int] | None:
+    """The sizes both shapes are products of, in order; None where they do not nest.
+
+    Dimensions of size 1 are left out: they hold no choice.
+    """
+    ends = set[int]()
+    total = math.prod(before)
+    for sizes in (before, after):
+        product = 1
+        for size in sizes:
+            product *= size
+            ends.add(product)
+    product, factors = 1, list[int]()
+    for end in sorted(ends - {1}):
+        if end % product:
+            return None
+        factors.append(end // product)
+        product = end
+    return factors if product == total else None
 
 
 def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:

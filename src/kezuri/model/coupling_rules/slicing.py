@@ -4,11 +4,10 @@ import numpy as np
 
 from kezuri.model.channels import Axes, Call, Channels
 from kezuri.model.coupling_rule import rule
-from kezuri.model.coupling_rules.layers import PIXELS
-from kezuri.model.union_find import Ids
+from kezuri.model.coupling_rules.layers import PIXELS, alike
 
 
-@rule("cat")
+@rule("cat", "concat", "concatenate")
 def concatenation(channels: Channels, call: Call) -> Axes:
     """Positions one after the other; the other dimensions are joined."""
     parts = [call.axes_of(tensor) for tensor in call.arguments["tensors"]]
@@ -37,10 +36,10 @@ def stack(channels: Channels, call: Call) -> Axes:
     return result
 
 
-@rule("chunk")
+@rule("chunk", "tensor_split")
 def chunk(channels: Channels, call: Call) -> list[Axes]:
     """The sizes follow the tensor, so equal chunks stay equal when each loses the same position."""
-    return _pieces(channels, call, "chunks of unequal size")
+    return _pieces(channels, call)
 
 
 @rule("split", "split_with_sizes")
@@ -48,7 +47,7 @@ def split(channels: Channels, call: Call) -> list[Axes]:
     """As `chunk`, with sizes written out."""
     x = call.axes("self")
     channels.suspect(x[call.arguments["dim"]], "literal size in split")
-    return _pieces(channels, call, "literal size in split")
+    return _pieces(channels, call)
 
 
 @rule("getitem")
@@ -78,7 +77,7 @@ def select(channels: Channels, call: Call) -> Axes:
 
 @rule("slice")
 def part(channels: Channels, call: Call) -> Axes:
-    """A slice of whole equal pieces (a half, a third) may have been computed from the size: a trial tells."""
+    """A slice may have been computed from the size: a trial tells. Whole equal pieces stay equal."""
     x = call.axes("self")
     dim, step = call.arguments["dim"] % len(x), call.arguments["step"]
     whole = x[dim]
@@ -87,11 +86,52 @@ def part(channels: Channels, call: Call) -> Axes:
     if size == len(whole):
         return x
     first = call.arguments["start"] or 0
-    if step == 1 and size and len(whole) % size == 0 and first % size == 0:
-        _alike(channels, list(whole.reshape(-1, size)))
-        channels.suspect(whole, "literal size in slice")
-    else:
-        channels.pin(whole, "literal size in slice")
+    if step != 1:
+        channels.pin(whole, "channels are picked by their numbers")
+        return x
+    if size and len(whole) % size == 0 and first % size == 0:
+        alike(channels, whole.reshape(-1, size))
+    channels.suspect(whole, "literal size in slice")
+    return x
+
+
+@rule("narrow")
+def narrow(channels: Channels, call: Call) -> Axes:
+    """A slice by its start and length."""
+    x = call.axes("self")
+    dim, start = call.arguments["dim"] % len(x), call.arguments["start"]
+    channels.pin(x[dim], "literal size in narrow")
+    x[dim] = x[dim][start : start + call.arguments["length"]]
+    return x
+
+
+@rule("index")
+def index(channels: Channels, call: Call) -> Axes:
+    """Picks along some dimensions by tables of numbers; those are pinned, the others pass."""
+    x, tables = call.axes("self"), call.arguments["indices"]
+    picked = [dim for dim, table in enumerate(tables) if table is not None]
+    for dim in picked:
+        channels.pin(x[dim], "channels are picked by their numbers")
+    added = len(call.shape) - (len(x) - len(picked))
+    together = picked[-1] - picked[0] + 1 == len(picked)
+    at = picked[0] if together else 0
+    rest = [ids for dim, ids in enumerate(x) if dim not in picked]
+    new = [channels.fixed(size, PIXELS) for size in call.shape[at : at + added]]
+    return [*rest[:at], *new, *rest[at:]]
+
+
+@rule("index_select", "gather", "take_along_dim")
+def pick(channels: Channels, call: Call) -> Axes:
+    """Picks along one dimension, which is pinned."""
+    x = call.axes("self")
+    dim = call.arguments["dim"] % len(x)
+    channels.pin(x[dim], "channels are picked by their numbers")
+    x[dim] = channels.fixed(call.shape[dim], PIXELS)
+    if call.name != "index_select":
+        x = [
+            ids if len(ids) == size else channels.fixed(size, PIXELS)
+            for ids, size in zip(x, call.shape, strict=True)
+        ]
     return x
 
 
@@ -112,23 +152,20 @@ def padding(channels: Channels, call: Call) -> Axes:
             x[dim] = channels.fixed(call.shape[dim], "channels are cropped or mirrored")
             continue
         channels.suspect(x[dim], reason)
-        zeros = channels.fixed(before, reason), channels.fixed(after, reason)
+        zeros = channels.fresh(before), channels.fresh(after)
+        for ids in zeros:
+            channels.suspect(ids, reason)
         x[dim] = np.concatenate([zeros[0], x[dim], zeros[1]])
     return x
 
 
-def _pieces(channels: Channels, call: Call, unequal: str) -> list[Axes]:
+def _pieces(channels: Channels, call: Call) -> list[Axes]:
     x = call.axes("self")
     dim = call.arguments["dim"] % len(x)
     sizes = [shape[dim] for shape in call.shapes]
     pieces = np.split(x[dim], np.cumsum(sizes)[:-1])
     if len(set(sizes)) == 1:
-        _alike(channels, pieces)
+        alike(channels, pieces)
     else:
-        channels.pin(x[dim], unequal)
+        channels.suspect(x[dim], "pieces of unequal size")
     return [[*x[:dim], piece, *x[dim + 1 :]] for piece in pieces]
-
-
-def _alike(channels: Channels, pieces: list[Ids]) -> None:
-    for piece in pieces[1:]:
-        channels.join(pieces[0], piece)

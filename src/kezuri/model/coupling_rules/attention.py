@@ -1,0 +1,131 @@
+"""Products of activations: attention in all its forms, and whatever else multiplies two tensors."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kezuri.model.channels import SINGLE, Axes, Call, Channels
+from kezuri.model.coupling_rule import rule
+from kezuri.model.coupling_rules.layers import contract
+from kezuri.model.union_find import Ids
+
+SCALE = "the attention scale follows the head width"
+
+
+@rule("scaled_dot_product_attention")
+def attention(channels: Channels, call: Call) -> Axes:
+    """Heads are joined; head widths are summed over, and set the scale unless it is given."""
+    query, key, value = (call.axes(name) for name in ("query", "key", "value"))
+    contract(channels, call, pairs=[(query[-1], key[-1])], factors=("query", "key"))
+    if call.arguments.get("scale") is None:
+        channels.suspect(query[-1], SCALE)
+    contract(channels, call, pairs=[(key[-2], value[-2])], factors=("value",))
+    for dim, ids in enumerate(query[:-2]):
+        _name_heads(channels, ids, key[dim], value[dim])
+        for other in (key[dim], value[dim]):
+            _join_groups(channels, ids, other)
+    mask = call.axes("attn_mask")
+    for ids, own in zip(reversed(query[:-1]), reversed(mask[:-1]), strict=False):
+        if len(own) == len(ids):
+            channels.join(ids, own)
+    return [*query[:-1], value[-1]]
+
+
+@rule("matmul", "bmm", "mm")
+def product(channels: Channels, call: Call) -> Axes:
+    """The last dimension of one is summed over with the last but one of the other."""
+    left, right = call.axes("self"), call.axes("other") or call.axes("mat2")
+    factors = ("self", "other" if call.arguments.get("other") is not None else "mat2")
+    contract(channels, call, pairs=[(left[-1], right[-2] if len(right) > 1 else right[0])], factors=factors)
+    if (name := call.parameter(factors[1])) is not None and len(right) == 2:
+        channels.set_role(name, 1, "output")
+        channels.set_role(name, 0, "input")
+    batch = _batch(channels, left[:-2], right[:-2])
+    return [*batch, *(left[-2:-1] if len(left) > 1 else []), *(right[-1:] if len(right) > 1 else [])]
+
+
+@rule("addmm", "baddbmm")
+def product_with_shift(channels: Channels, call: Call) -> Axes:
+    """As `product`, and adds a tensor."""
+    names = ("mat1", "mat2") if call.name == "addmm" else ("batch1", "batch2")
+    left, right = (call.axes(name) for name in names)
+    contract(channels, call, pairs=[(left[-1], right[-2])], factors=names)
+    if (name := call.parameter("mat2")) is not None:
+        channels.set_role(name, 1, "output")
+        channels.set_role(name, 0, "input")
+    result = [*_batch(channels, left[:-2], right[:-2]), left[-2], right[-1]]
+    for ids, own in zip(reversed(result), reversed(call.axes("self")), strict=False):
+        if len(own) == len(ids):
+            channels.join(ids, own)
+    return result
+
+
+@rule("einsum")
+def summed_products(channels: Channels, call: Call) -> Axes:
+    """Dimensions of one letter are one; letters that do not come out are summed over."""
+    equation = call.arguments["equation"].replace(" ", "")
+    if "." in equation or "->" not in equation:
+        raise ValueError(f"einsum of the form {equation}")
+    terms, result = equation.split("->")
+    nodes = call.arguments["tensors"]
+    tensors = [call.axes_of(node) for node in nodes]
+    seen: dict[str, list[tuple[int, Ids]]] = {}
+    for at, (term, axes) in enumerate(zip(terms.split(","), tensors, strict=True)):
+        for letter, ids in zip(term, axes, strict=True):
+            seen.setdefault(letter, []).append((at, ids))
+    for letter, places in seen.items():
+        for _, ids in places[1:]:
+            channels.join(places[0][1], ids)
+        if letter in result:
+            _name_heads(channels, *(ids for _, ids in places))
+        elif not any(call.vanishes(nodes[at]) for at, _ in places):
+            for _, ids in places:
+                channels.pin(ids, "aten.einsum sums over channels that are not zero when masked")
+    return [_best(channels, seen, letter) for letter in result]
+
+
+@rule("outer")
+def outer(_: Channels, call: Call) -> Axes:
+    """Every entry of one with every entry of the other."""
+    return [call.axes("self")[0], call.axes("vec2")[0]]
+
+
+def _best(channels: Channels, seen: Mapping[str, list[tuple[int, Ids]]], letter: str) -> Ids:
+    """The positions of a letter; free ones before fixed ones, tagged ones before others."""
+    places = [ids for _, ids in seen[letter]]
+    free = [ids for ids in places if (ids >= 0).any()]
+    tagged = [ids for ids in places if channels.tag(ids)]
+    return (free or tagged or places)[0]
+
+
+def _batch(channels: Channels, left: Axes, right: Axes) -> Axes:
+    """Dimensions in front of the matrices, after broadcasting."""
+    count = max(len(left), len(right))
+    result: Axes = []
+    for at in range(-count, 0):
+        one = left[at] if -at <= len(left) else None
+        other = right[at] if -at <= len(right) else None
+        if one is None or other is None or len(one) != len(other):
+            longer = max((ids for ids in (one, other) if ids is not None), key=len)
+            result.append(longer)
+            continue
+        _name_heads(channels, one, other)
+        channels.join(one, other)
+        result.append(one if (one >= 0).any() or channels.tag(other) is None else other)
+    return result
+
+
+def _name_heads(channels: Channels, *axes: Ids) -> None:
+    """Factors that views split off and that a product leaves apart are the heads."""
+    if channels.choices.heads == "whole":
+        channels.wanted.update(tag for ids in axes if (tag := channels.tag(ids)) is not None)
+
+
+def _join_groups(channels: Channels, heads: Ids, fewer: Ids) -> None:
+    """Heads of queries with those of keys and values, of which there may be fewer (grouped queries)."""
+    if len(fewer) == len(heads):
+        channels.join(heads, fewer)
+    elif len(fewer) == 1:
+        channels.pin(heads, SINGLE)
+    else:
+        channels.join(heads, np.repeat(fewer, len(heads) // len(fewer)))

@@ -1,0 +1,145 @@
+"""The second result of a cut: the model's torch.export program, with every literal size following."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from kezuri.core.errors import ModelError
+from kezuri.model.channels import Call, Channels, Choices
+from kezuri.model.exported import export, follow
+from kezuri.model.resizing import Survivors, resize
+from kezuri.model.shrink import Structure, put_, selected
+from kezuri.model.sites import tensors_of
+
+MODE = "training_mode"
+TRAINS = ("batch_norm", "instance_norm", "dropout", "feature_dropout", "alpha_dropout")
+"""Operations that act otherwise in training; which argument says so is in `_training_argument`."""
+
+
+class Program(fx.GraphModule):
+    """A model as the graph of operations that its `forward` was, free of the user's class.
+
+    It computes, trains (`train()` and `eval()` switch batch normalisation and dropout), moves between
+    devices, saves its state dict under the model's own names, and takes batches of any size if the model
+    could be exported that way. Code that depends on `self.training` in other ways is as it was in evaluation
+    mode, and dropout inside fused attention is off.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # torch warns when the description of inputs and outputs is copied; it never changes
+        memo |= {id(spec): spec for spec in (self._in_spec, self._out_spec)}
+        memo[id(self.graph)] = _copied(self.graph)
+        return cast(Self, super().__deepcopy__(memo))
+
+
+class _Mode(nn.Module):
+    """Says whether the program is in training mode."""
+
+    def forward(self) -> bool:
+        return self.training
+
+
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """A model's exported program, and what every position of every tensor in it is.
+
+    Attributes:
+        module: the program as it is, uncut.
+        channels: its positions.
+        calls: its operations by name.
+        training: the mode the model was in, which a built program takes.
+    """
+
+    module: fx.GraphModule
+    channels: Channels
+    calls: dict[str, fx.Node]
+    training: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices) -> "Blueprint":
+        """Exports the model, for batches of any size where that can be.
+
+        Raises:
+            ModelError: torch.export cannot follow the model.
+        """
+        try:
+            program = export(model, inputs, any_batch=True)
+        except ModelError:
+            program = export(model, inputs)
+        channels = follow(program, model, choices)
+        calls = {node.name: node for node in program.graph.nodes if node.op == "call_function"}
+        module = program.module(check_guards=False)
+        assert isinstance(module, fx.GraphModule)
+        return cls(module, channels, calls, model.training)
+
+    def build(self, structure: Structure) -> Program:
+        """The program that holds only what the structure keeps."""
+        graph = _copied(self.module.graph)
+        survivors = Survivors(self.channels, _removed(self.channels, structure))
+        for node in list(graph.nodes):
+            if node.op == "call_function" and node.name in self.calls:
+                resize(survivors, Call(self.calls[node.name], self.channels), node)
+        graph.eliminate_dead_code()
+        _switchable(graph)
+        self.module.add_module(MODE, _Mode())
+        program: Program = copy.deepcopy(Program(self.module, graph))
+        _shrink_(program, structure)
+        return program.train(self.training)
+
+
+def _copied(graph: fx.Graph) -> fx.Graph:
+    """As a deep copy, but for the code generator, which holds nothing of its own and warns when copied."""
+    result = fx.Graph()
+    result.output(result.graph_copy(graph, {}))
+    result._codegen = graph._codegen
+    return result
+
+
+def _removed(channels: Channels, structure: Structure) -> np.ndarray:
+    gone = []
+    for name, dims in structure.kept.items():
+        for dim, positions in dims.items():
+            ids = channels.tensors[name][dim]
+            left = np.ones(len(ids), dtype=bool)
+            left[list(positions)] = False
+            gone.append(ids[left])
+    ids = np.concatenate(gone) if gone else np.zeros(0, dtype=np.int64)
+    return channels.sets.roots(ids[ids >= 0])
+
+
+@torch.no_grad()
+def _shrink_(program: Program, structure: Structure) -> None:
+    tensors = tensors_of(program, aliases=True)
+    done = set[int]()
+    for name, dims in structure.kept.items():
+        if name in tensors and id(tensors[name]) not in done:
+            done.add(id(tensors[name]))
+            put_(tensors[name], selected(tensors[name], dims))
+
+
+def _switchable(graph: fx.Graph) -> None:
+    """Has operations that act otherwise in training ask which mode it is."""
+    mode: fx.Node | None = None
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not hasattr(node.target, "_schema"):
+            continue
+        at = _training_argument(node.target)
+        if at is None or len(node.args) <= at or node.args[at] is not False:
+            continue
+        if mode is None:
+            with graph.inserting_before(next(iter(graph.nodes))):
+                mode = graph.call_module(MODE)
+        node.update_arg(at, mode)
+
+
+def _training_argument(target: Callable[..., object]) -> int | None:
+    schema = target._schema  # type: ignore[attr-defined]
+    if schema.name.removeprefix("aten::").removesuffix("_") not in TRAINS:
+        return None
+    names = [argument.name for argument in schema.arguments]
+    return next((names.index(name) for name in ("training", "train") if name in names), None)
