@@ -13,6 +13,7 @@ def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.prune.allocation import Allocation, allocations
     from kezuri.prune.criterion import Criterion, criteria
     from kezuri.prune.granularity import Granularity, granularities
+    from kezuri.prune.regularizer import Regularizer, regularizers
     from kezuri.prune.schedule import Schedule, schedules
     from kezuri.prune.scope import Scope, scopes
     from kezuri.recipe.step import Step, steps
@@ -27,6 +28,7 @@ def _roles() -> dict[Any, Registry[Any]]:
         Granularity: granularities,
         LrSchedule: lr_schedules,
         Optimizer: optimizers,
+        Regularizer: regularizers,
         Schedule: schedules,
         Scope: scopes,
         Step: steps,

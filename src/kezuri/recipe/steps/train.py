@@ -4,10 +4,15 @@ import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from torch import nn
+
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
+from kezuri.model.coupling import couple
+from kezuri.prune.masks import Masks
+from kezuri.prune.regularizer import Regularizer
 from kezuri.recipe.step import ModelState, Resources, steps
-from kezuri.train import Training, estimate_step_seconds, evaluate, fit
+from kezuri.train import Hook, Training, estimate_step_seconds, evaluate, fit
 
 
 @steps.register("train")
@@ -17,9 +22,11 @@ class Train(Training):
 
     Attributes:
         unless_accuracy: skip the training when the model already has this validation accuracy.
+        regularizer: makes channels fade meanwhile, for a later step that cuts them.
     """
 
     unless_accuracy: float | None = None
+    regularizer: Regularizer | None = None
     compresses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -48,7 +55,7 @@ class Train(Training):
             device=resources.device,
             checkpoint=stages.checkpoint(stage),
             progress=listener,
-            hooks=() if state.masks is None else (state.masks.hold(),),
+            hooks=self._hooks(model, state.masks, resources),
         )
         listener.say(
             f"trained {self.epochs:g} epochs in {fitted.seconds:.0f} s: "
@@ -59,6 +66,14 @@ class Train(Training):
         stages.finish(stage, record=record, state=trained)
         stages.manifest.update(trained_here=True)
         return trained
+
+    def _hooks(self, model: nn.Module, masks: Masks | None, resources: Resources) -> list[Hook]:
+        """What else happens in each step."""
+        hooks: list[Hook] = [] if masks is None else [masks.hold()]
+        if self.regularizer is not None:
+            couplings = couple(model, resources.example) if self.regularizer.coupled else None
+            hooks.append(self.regularizer.hook(model, couplings))
+        return hooks
 
     def seconds(self, state: ModelState, resources: Resources) -> float:
         """Steps times a timed step."""
