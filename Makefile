@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+ZOO := .venv-zoo
+ZOO_STAMP := $(ZOO)/.stamp
 
-.PHONY: setup demo test test-all lint format bench clean
+.PHONY: setup demo test test-all lint format bench zoo clean
 
 setup: $(STAMP)
 
@@ -42,5 +44,16 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/pcas_forms.py
 	$(BIN)/python benchmarks/kills.py
 
+# hours; one line a model, kept in runs/zoo.json, so that a second call goes on where the first one ended
+zoo: $(ZOO_STAMP)
+	$(ZOO)/bin/python -m tests.zoo.run --list all --json runs/zoo.json
+	$(ZOO)/bin/python -m tests.zoo.table runs/zoo.json docs/zoo.md
+
+$(ZOO_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(ZOO)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[timm,torchvision]'
+	@touch $(ZOO_STAMP)
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ZOO) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Hard graphs of our own, by kind."""

@@ -1,0 +1,26 @@
+"""Every hard graph is coupled, cut and exact; the slow part also trains, saves and exports them."""
+
+import pytest
+
+from .hard import hard
+from .trial import Outcome, try_graph
+
+SLOW = ("trains", "saves", "onnx")
+
+
+def test_there_are_graphs_of_every_kind():
+    assert len(hard) > 150
+    assert sum(bool(graph.cut) for graph in hard.values()) > 150
+
+
+@pytest.mark.parametrize("name", hard)
+def test_is_cut_and_exact(name: str):
+    outcome = try_graph(hard[name], without=SLOW)
+    assert not outcome.failures, outcome.line()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", hard)
+def test_trains_saves_and_exports(name: str):
+    outcome: Outcome = try_graph(hard[name])
+    assert outcome.passed, outcome.line()
