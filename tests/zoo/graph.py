@@ -78,11 +78,14 @@ class Many(Net):
         return self.run(self, *inputs)
 
 
+IMAGES = images(3, 16, 16)
+
+
 class Shelf(dict[str, Graph]):
     """The graphs of one file, by name; filled by a decorator on the functions that build them."""
 
     def add(
-        self, cut: str = "", whole: str = "", batch: Batch = images(3, 16, 16)
+        self, cut: str = "", whole: str = "", batch: Batch = IMAGES
     ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
         """`cut` and `whole` are names with spaces between."""
 

@@ -6,7 +6,6 @@ JSON file already are not tried again unless asked for.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -133,7 +132,7 @@ def _write(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(new, path)
+    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -396,7 +396,7 @@ def linear_attention() -> nn.Module:
 def non_local_block() -> nn.Module:
     def run(net: Net, x: Tensor) -> Tensor:
         x = net.a(x)
-        b, c, h, w = x.shape
+        b, _, h, w = x.shape
         theta = net.theta(x).flatten(2)
         phi, value = (F.max_pool2d(f(x), 2).flatten(2) for f in (net.phi, net.value))
         weights = torch.bmm(theta.transpose(1, 2), phi).softmax(-1)
@@ -420,7 +420,7 @@ def attention_with_fewer_keys() -> nn.Module:
 
     def run(net: Net, x: Tensor) -> Tensor:
         x = net.a(x)
-        b, c, h, w = x.shape
+        b, _, h, w = x.shape
         few = net.norm(net.reduce(x).flatten(2).transpose(1, 2))
         q = net.q(x.flatten(2).transpose(1, 2)).view(b, h * w, 2, -1).transpose(1, 2)
         k, v = (f(few).view(b, few.shape[1], 2, -1).transpose(1, 2) for f in (net.k, net.v))
