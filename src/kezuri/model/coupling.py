@@ -15,7 +15,7 @@ from kezuri.core.errors import UsageError
 from kezuri.model.channels import DEFAULT, SINGLE, Channels, Choices
 from kezuri.model.exported import example_batch, trace
 from kezuri.model.families import Coupling, Couplings, Layer, Member, Row
-from kezuri.model.proof import cut
+from kezuri.model.proof import Trial, cut
 from kezuri.model.sites import PRUNABLE, TRANSPOSED, tensors_of
 from kezuri.model.union_find import Ids
 
@@ -208,7 +208,7 @@ def _tried(
             unit, width = doubts[name][0], found.named(name).width
             if name not in failed:
                 kept[name] = torch.arange(width) != unit
-        rejected = cut(model, found, kept, inputs, deadline=deadline).rejected if kept else {}
+        rejected = cut(model, found, kept, inputs, trial=Trial(deadline)).rejected if kept else {}
         for name, why in rejected.items():
             alike = next(names for names in kinds.values() if name in names)
             for other in alike if name == alike[0] else [name]:

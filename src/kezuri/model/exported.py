@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
@@ -16,13 +17,15 @@ from torch.fx import config as fx_config
 
 from kezuri.core.errors import ModelError
 from kezuri.model import coupling_rules  # noqa: F401  registers the rules
-from kezuri.model.channels import DEFAULT, SINGLE, Axes, Call, Channels, Choices, sizes
+from kezuri.model.channels import DEFAULT, SINGLE, Axes, Call, Channels, Choices, Tag, sizes
 from kezuri.model.coupling_rule import rules, unknown
 from kezuri.model.modes import fused_attention_off
 from kezuri.model.shrink import FOLLOWED
 from kezuri.model.sites import tensors_of
 from kezuri.model.vanishing import vanishes
 
+SAME = ("lift_fresh_copy", "to", "_to_copy", "alias", "detach", "clone", "contiguous", "detach_")
+PASSES = 8
 PARTS = (
     "chunk",
     "split",
@@ -70,10 +73,13 @@ def follow(program: ExportedProgram, model: nn.Module, choices: Choices = DEFAUL
         choices: what is left to the user.
     """
     program.graph.eliminate_dead_code()
-    channels = _walk(program, model, Channels(choices))
-    return (
-        _walk(program, model, Channels(choices, frozenset(channels.wanted))) if channels.wanted else channels
-    )
+    preferred = frozenset[Tag]()
+    for _ in range(PASSES):
+        channels = _walk(program, model, Channels(choices, preferred))
+        if channels.wanted <= preferred:
+            break
+        preferred |= channels.wanted
+    return channels
 
 
 def _walk(program: ExportedProgram, model: nn.Module, channels: Channels) -> Channels:
@@ -88,6 +94,8 @@ def _walk(program: ExportedProgram, model: nn.Module, channels: Channels) -> Cha
             reason = "input" if node.name in signature.user_inputs else "constant tensor"
             shape = sizes(getattr(node.meta.get("val"), "shape", ()))
             channels.axes[node] = [channels.fixed(size, reason) for size in shape]
+            constant = program.constants.get(signature.inputs_to_lifted_tensor_constants.get(node.name, ""))
+            _note_numbers(channels, node, constant)
         elif node.op == "output":
             for axes in Call(node, channels).inputs():
                 _pin(channels, axes, "graph output")
@@ -96,9 +104,17 @@ def _walk(program: ExportedProgram, model: nn.Module, channels: Channels) -> Cha
             channels.axes[node] = _followed(channels, call)
             if vanishes(call):
                 channels.vanishing.add(node)
+            if call.name in SAME and (numbers := channels.numbers.get(node.args[0])) is not None:
+                channels.numbers[node] = numbers
             if call.name in PARTS and (name := channels.parameters.get(node.args[0])) is not None:
                 channels.parameters[node] = name
     return channels
+
+
+def _note_numbers(channels: Channels, node: fx.Node, tensor: object) -> None:
+    """Whole numbers that do not change may say which channels are picked."""
+    if isinstance(tensor, Tensor) and tensor.dtype in (torch.int32, torch.int64) and tensor.dim() == 1:
+        channels.numbers[node] = tensor.cpu().numpy().astype(np.int64)
 
 
 def _followed(channels: Channels, call: Call) -> Axes | list[Axes]:
@@ -109,7 +125,7 @@ def _followed(channels: Channels, call: Call) -> Axes | list[Axes]:
         return unknown(channels, call)
     try:
         axes = rules[call.name](channels, call)
-    except (LookupError, ValueError):
+    except (LookupError, ValueError, TypeError):  # TypeError: a size that varies where a number is needed
         return unknown(channels, call)
     return axes if call.fits(axes) else unknown(channels, call)
 
@@ -128,17 +144,17 @@ class _Weights:
         name = self.names[id(tensor)]
         where = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.data_ptr() else id(tensor)
         if where not in self.stored:
-            self.stored[where] = [channels.fresh(size) for size in tensor.shape]
+            self.stored[where] = [
+                channels.fixed(1, SINGLE) if size == 1 else channels.fresh(size) for size in tensor.shape
+            ]
         axes = self.stored[where]
         channels.axes[node] = channels.tensors[name] = axes
         channels.parameters[node] = name
         channels.vanishing.add(node)
+        _note_numbers(channels, node, tensor)
         self._doubt(channels, axes, name)
 
     def _doubt(self, channels: Channels, axes: Axes, name: str) -> None:
-        for ids in axes:
-            if len(ids) == 1:
-                channels.pin(ids, SINGLE)
         owner = self.model.get_submodule(name.rpartition(".")[0])
         if not isinstance(owner, FOLLOWED):
             for ids in axes:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from kezuri.core.errors import ModelError
 from kezuri.model.channels import Call, Channels, Choices
 from kezuri.model.exported import export, follow
+from kezuri.model.modes import device_of
 from kezuri.model.resizing import Survivors, resize
 from kezuri.model.shrink import Structure, put_, selected
 from kezuri.model.sites import tensors_of
@@ -87,7 +88,10 @@ class Blueprint:
         graph.eliminate_dead_code()
         _switchable(graph)
         self.module.add_module(MODE, _Mode())
+        for name, table in survivors.tables.items():
+            self.module.register_buffer(name, torch.from_numpy(table).to(device_of(self.module)))
         program: Program = copy.deepcopy(Program(self.module, graph))
+        program._non_persistent_buffers_set.update(survivors.tables)
         _shrink_(program, structure)
         return program.train(self.training)
 

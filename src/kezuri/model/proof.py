@@ -43,6 +43,17 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A cut that only has to tell what works.
+
+    Attributes:
+        deadline: by `time.monotonic`; what is not proved by then is left whole.
+    """
+
+    deadline: float
+
+
+@dataclass(frozen=True)
 class Cut:
     """A model after cutting.
 
@@ -51,6 +62,7 @@ class Cut:
         structure: what was kept, counted in the model that was given.
         proof: of this model against the masked one.
         rejected: couplings that were left whole because the proof failed with them, with why.
+        masked: a copy of the given model with zeros where the cut one lost something.
         rewritten: why the model is a rewritten program; None if it is of the given model's class.
     """
 
@@ -58,7 +70,16 @@ class Cut:
     structure: Structure
     proof: Proof
     rejected: Mapping[str, str]
+    masked: nn.Module
     rewritten: str | None = None
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Random inputs, and the type the models compute in."""
+
+    inputs: Sequence[Sequence[Tensor]]
+    dtype: torch.dtype
 
 
 def prove(
@@ -67,11 +88,19 @@ def prove(
     example_inputs: Tensor | tuple[Tensor, ...],
     *,
     tolerance: float = 1e-5,
+    batches: int = INPUTS,
 ) -> Proof:
     """Compares two models on random normal inputs shaped like the examples, in eval mode, all outputs.
 
     Inputs that are not floating point (tokens) are used as they are. Models of lower precision are compared
     as float32. If float32 misses the tolerance, float64 decides, as deep networks add rounding errors up.
+
+    Args:
+        masked: the model with zeros.
+        cut: the smaller one.
+        example_inputs: a batch such as both take.
+        tolerance: the largest error that counts as equal.
+        batches: how many random batches are compared.
 
     Raises:
         ProofFailed: the cut model cannot compute an answer, or answers in another form.
@@ -79,11 +108,11 @@ def prove(
     inputs = example_batch(masked, example_inputs)
     tensors = [*masked.state_dict().values(), *inputs]
     if not any(tensor.dtype == torch.float64 for tensor in tensors):
-        error = _difference(_typed(masked, torch.float32), _typed(cut, torch.float32), inputs, torch.float32)
+        error = _difference(masked, cut, _batches(inputs, torch.float32, batches))
         if error <= tolerance:
-            return Proof(error, tolerance, INPUTS)
-    error = _difference(_typed(masked, torch.float64), _typed(cut, torch.float64), inputs, torch.float64)
-    return Proof(error, tolerance, INPUTS, "float64")
+            return Proof(error, tolerance, batches)
+    error = _difference(masked, cut, _batches(inputs, torch.float64, batches))
+    return Proof(error, tolerance, batches, "float64")
 
 
 def cut(
@@ -94,7 +123,7 @@ def cut(
     *,
     optimizer: torch.optim.Optimizer | None = None,
     inplace: bool = False,
-    deadline: float | None = None,
+    trial: Trial | None = None,
 ) -> Cut:
     """Removes units for good, and proves that the model computes what its masked self does.
 
@@ -107,7 +136,7 @@ def cut(
         kept: by coupling name, (width,) bool, True = kept; couplings not named stay whole.
         example_inputs: a batch such as the model takes.
         optimizer: whose state follows; needs `inplace`.
-        deadline: by `time.monotonic`; what is not proved by then is left whole.
+        trial: makes do with one random batch, and with little time.
 
     Raises:
         UsageError: `kept` names what cannot be removed, an optimizer is given without `inplace`, or `inplace`
@@ -125,18 +154,18 @@ def cut(
             f"the model's own class cannot lose these channels in place ({rewritten}); "
             'cut with inplace=False, or couple the model with result="module"'
         )
-    attempts = _Attempts(model, couplings, kept, example_inputs, deadline)
+    attempts = _Attempts(model, couplings, kept, example_inputs, trial)
     if not attempts.accept(names):
         if not attempts.accept([]):
             raise ProofFailed(f"the model cannot be proved even uncut: {attempts.why}")
         attempts.halve(names)
-    structure, result, proof = attempts.best
+    structure, _, _, proof = attempts.best
+    result, masked = attempts.result()
     if inplace:
         shrink_(model, structure, optimizer)
         result = model
-    return Cut(
-        result, structure, proof, attempts.rejected, rewritten if isinstance(result, Program) else None
-    )
+    why = rewritten if isinstance(result, Program) else None
+    return Cut(result, structure, proof, attempts.rejected, masked, why)
 
 
 class _Attempts:
@@ -148,14 +177,16 @@ class _Attempts:
         couplings: Couplings,
         kept: Mapping[str, Tensor],
         example_inputs: Tensor | tuple[Tensor, ...],
-        deadline: float | None,
+        trial: Trial | None,
     ) -> None:
         self.model, self.couplings, self.kept, self.inputs = model, couplings, kept, example_inputs
-        self.deadline = deadline
+        self.subject = _lively(model, example_batch(model, example_inputs))
+        self.deadline = None if trial is None else trial.deadline
+        self.batches = INPUTS if trial is None else 1
         self.accepted: list[str] = []
         self.rejected: dict[str, str] = {}
         self.why = ""
-        self.best: tuple[Structure, nn.Module, Proof]
+        self.best: tuple[Structure, nn.Module, nn.Module, Proof]
 
     def accept(self, names: Sequence[str]) -> bool:
         """Adds `names` to what is cut if the proof holds with them."""
@@ -164,11 +195,9 @@ class _Attempts:
             self.why = "not tried, as time ran out"
             return False
         structure = structure_of(self.couplings, chosen)
-        masked = copy.deepcopy(self.model)
-        mask_channels_(masked, self.couplings, chosen)
         try:
-            small = self._cut(structure, chosen)
-            proof = prove(masked, small, self.inputs)
+            small = self._cut(self.subject, structure, chosen)
+            masked, proof = self._proved(small, chosen)
         except ProofFailed as error:
             self.why = str(error)
             return False
@@ -176,20 +205,46 @@ class _Attempts:
             self.why = f"the cut model's answers differ by {proof.error:.1e} (relative, {proof.precision})"
             return False
         self.accepted += names
-        self.best = structure, small, proof
+        self.best = structure, small, masked, proof
         return True
 
-    def _cut(self, structure: Structure, names: Iterable[str]) -> nn.Module:
+    def result(self) -> tuple[nn.Module, nn.Module]:
+        """The model as cut by what was accepted, and masked alike."""
+        structure, small, masked, _ = self.best
+        if self.subject is self.model:
+            return small, masked
+        chosen = {name: self.kept[name] for name in self.accepted}
+        return self._cut(self.model, structure, chosen), self._masked(self.model, chosen, buffers=True)
+
+    def _proved(self, small: nn.Module, chosen: Mapping[str, Tensor]) -> tuple[nn.Module, Proof]:
+        for buffers in (True, False):
+            masked = self._masked(self.subject, chosen, buffers=buffers)
+            proof = prove(masked, small, self.inputs, batches=self.batches)
+            if proof.error < float("inf"):
+                break  # else a buffer may be divided by
+        return masked, proof
+
+    def _masked(self, model: nn.Module, chosen: Mapping[str, Tensor], *, buffers: bool) -> nn.Module:
+        masked = copy.deepcopy(model)
+        mask_channels_(masked, self.couplings, chosen, buffers=buffers)
+        return masked
+
+    def _cut(self, model: nn.Module, structure: Structure, names: Iterable[str]) -> nn.Module:
         if any(self.couplings.named(name).rewrite is not None for name in names):
+            if model is not self.subject:
+                return self._blueprint(model).build(structure)
             return self.blueprint.build(structure)
-        small = copy.deepcopy(self.model)
+        small = copy.deepcopy(model)
         shrink_(small, structure)
         return small
 
     @cached_property
     def blueprint(self) -> Blueprint:
         """What a rewritten program is built from; the export takes seconds and serves all attempts."""
-        return Blueprint.of(self.model, example_batch(self.model, self.inputs), self.couplings.choices)
+        return self._blueprint(self.subject)
+
+    def _blueprint(self, model: nn.Module) -> Blueprint:
+        return Blueprint.of(model, example_batch(model, self.inputs), self.couplings.choices)
 
     def halve(self, names: Sequence[str]) -> None:
         """Accepts what can be accepted of a set that failed as a whole."""
@@ -202,6 +257,30 @@ class _Attempts:
                 self.halve(half)
 
 
+def _lively(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """The model, or where its answers do not depend on the inputs, a copy that has random numbers for zeros.
+
+    A network that begins with zeros (a zero head, zero scales of residual branches) would prove anything.
+    """
+    with evaluating(model), torch.no_grad():
+        first, second = (
+            pytree.tree_leaves(model(*_random_like(inputs, number, _dtype(model)))) for number in range(2)
+        )
+    if any(isinstance(a, Tensor) and not torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+        return model
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(derive(0, "lively"))
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            if parameter.is_floating_point() and not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+    return twin
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
 def _typed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model, or a copy of another type."""
     floating = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
@@ -209,11 +288,11 @@ def _typed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 @torch.no_grad()
-def _difference(masked: nn.Module, cut: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> float:
+def _difference(masked: nn.Module, cut: nn.Module, batches: _Batches) -> float:
     worst = 0.0
+    masked, cut = _typed(masked, batches.dtype), _typed(cut, batches.dtype)
     with evaluating(masked), evaluating(cut):
-        for number in range(INPUTS):
-            batch = _random_like(inputs, number, dtype)
+        for batch in batches.inputs:
             expected = pytree.tree_leaves(masked(*batch))
             try:
                 answers = pytree.tree_leaves(cut(*batch))
@@ -223,6 +302,10 @@ def _difference(masked: nn.Module, cut: nn.Module, inputs: tuple[Tensor, ...], d
                 raise ProofFailed(f"the cut model gives {len(answers)} outputs, not {len(expected)}")
             worst = max([worst, *map(_distance, expected, answers)])
     return worst
+
+
+def _batches(inputs: tuple[Tensor, ...], dtype: torch.dtype, count: int) -> _Batches:
+    return _Batches([_random_like(inputs, number, dtype) for number in range(count)], dtype)
 
 
 def _random_like(inputs: tuple[Tensor, ...], number: int, dtype: torch.dtype) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,12 @@ class Survivors:
     Attributes:
         channels: the positions.
         removed: roots of those that are gone.
+        tables: numbers of positions that the program needs, by the name of the operation that picks them.
     """
 
     channels: Channels
     removed: Ids
+    tables: dict[str, Ids] = field(default_factory=dict)
 
     def of(self, ids: Ids) -> np.ndarray:
         """Which of these positions are left, (n,) bool."""
@@ -115,11 +117,63 @@ def _sliced(survivors: Survivors, call: Call, node: fx.Node) -> None:
     x = call.axes("self")
     ids = x[call.arguments["dim"] % len(x)]
     left = survivors.of(ids)
-    if left.all() or call.arguments["step"] != 1:
+    if left.all():
+        return
+    if call.arguments["step"] != 1:
+        chosen = slice(*(call.arguments[name] for name in ("start", "end", "step")))
+        _pick(survivors, node, call.arguments["dim"], left, np.arange(len(ids))[chosen])
         return
     first, last, _ = slice(call.arguments["start"], call.arguments["end"]).indices(len(ids))
     _put(node, "start", int(left[:first].sum()))
     _put(node, "end", int(left[:last].sum()))
+
+
+@_of("narrow")
+def _narrowed(survivors: Survivors, call: Call, node: fx.Node) -> None:
+    x = call.axes("self")
+    left = survivors.of(x[call.arguments["dim"] % len(x)])
+    start, length = call.arguments["start"], call.arguments["length"]
+    if not left.all():
+        _put(node, "start", int(left[:start].sum()))
+        _put(node, "length", int(left[start : start + length].sum()))
+
+
+@_of("roll")
+def _rolled(survivors: Survivors, call: Call, node: fx.Node) -> None:
+    x = call.axes("self")
+    shifts = []
+    for dim, shift in zip(call.arguments["dims"], call.arguments["shifts"], strict=True):
+        left = survivors.of(x[dim])
+        shifts.append(shift if left.all() else int(left[len(left) - shift % len(left) :].sum()))
+    _put(node, "shifts", shifts)
+
+
+@_of("index")
+def _indexed(survivors: Survivors, call: Call, node: fx.Node) -> None:
+    x, tables = call.axes("self"), call.arguments["indices"]
+    for dim, table in enumerate(tables):
+        left = survivors.of(x[dim])
+        if table is not None and not left.all():
+            _pick(survivors, node, dim, left, survivors.channels.numbers[table])
+
+
+@_of("index_select")
+def _selected(survivors: Survivors, call: Call, node: fx.Node) -> None:
+    x, dim = call.axes("self"), call.arguments["dim"]
+    left = survivors.of(x[dim])
+    if not left.all():
+        _pick(survivors, node, dim, left, survivors.channels.numbers[call.arguments["index"]])
+
+
+def _pick(survivors: Survivors, node: fx.Node, dim: int, left: np.ndarray, numbers: Ids) -> None:
+    """Picks what is left of these positions, where it is now."""
+    table = (np.cumsum(left) - 1)[numbers[left[numbers]]]
+    name = f"positions_{node.name}"
+    survivors.tables[name] = table.astype(np.int64)
+    with node.graph.inserting_before(node):
+        positions = node.graph.get_attr(name)
+    node.target = aten.index_select.default
+    node.args, node.kwargs = (node.args[0], dim, positions), {}
 
 
 @_of("pad")

@@ -60,7 +60,8 @@ def _tensors(call: Call) -> list[fx.Node]:
 @_of("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d")
 @_of("max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "upsample_nearest3d", "upsample_trilinear3d")
 @_of("upsample_bicubic2d", "adaptive_max_pool2d", "reflection_pad1d", "reflection_pad2d", "replication_pad2d")
-@_of("norm", "linalg_vector_norm", "prelu", "grid_sampler", "cumsum", "amax", "amin", "affine_grid_generator")
+@_of("norm", "linalg_vector_norm", "prelu", "grid_sampler", "cumsum", "amax", "amin", "glu", "max_unpool2d")
+@_of("movedim", "moveaxis", "mT", "mH", "numpy_T", "adjoint", "max_unpool3d")
 def _as_its_input(call: Call) -> bool:
     """Zero of zero."""
     return bool(_tensors(call)) and _tensors(call)[0] in call.channels.vanishing
@@ -73,7 +74,7 @@ def _all(call: Call) -> bool:
     return plain and all(node in call.channels.vanishing for node in _tensors(call))
 
 
-@_of("mul", "logical_and")
+@_of("mul", "multiply", "logical_and", "__and_")
 def _any(call: Call) -> bool:
     return any(node in call.channels.vanishing for node in _tensors(call))
 
@@ -83,7 +84,7 @@ def _branches(call: Call) -> bool:
     return call.vanishes("self") and call.vanishes("other")
 
 
-@_of("div")
+@_of("div", "true_divide")
 def _numerator(call: Call) -> bool:
     return call.vanishes("self")
 
@@ -120,6 +121,7 @@ def _padded(call: Call) -> bool:
     "conv_transpose2d",
     "conv_transpose3d",
     "linear",
+    "bilinear",
     "addmm",
 )
 def _written(call: Call) -> bool:
@@ -147,7 +149,7 @@ def _zeros(_: Call) -> bool:
     return True
 
 
-@_of("lstm", "gru", "rnn_tanh", "rnn_relu")
+@_of("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 def _recurrent(call: Call) -> bool:
     """A unit without weights stays at its zero."""
     states = call.arguments["hx"]

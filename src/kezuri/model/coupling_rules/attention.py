@@ -20,8 +20,8 @@ def attention(channels: Channels, call: Call) -> Axes:
     if call.arguments.get("scale") is None:
         channels.suspect(query[-1], SCALE)
     contract(channels, call, pairs=[(key[-2], value[-2])], factors=("value",))
+    _name_heads(channels, query[:-2], key[:-2], value[:-2])
     for dim, ids in enumerate(query[:-2]):
-        _name_heads(channels, ids, key[dim], value[dim])
         for other in (key[dim], value[dim]):
             _join_groups(channels, ids, other)
     mask = call.axes("attn_mask")
@@ -76,12 +76,25 @@ def summed_products(channels: Channels, call: Call) -> Axes:
     for letter, places in seen.items():
         for _, ids in places[1:]:
             channels.join(places[0][1], ids)
-        if letter in result:
-            _name_heads(channels, *(ids for _, ids in places))
-        elif not any(call.vanishes(nodes[at]) for at, _ in places):
+        if letter not in result and not any(call.vanishes(nodes[at]) for at, _ in places):
             for _, ids in places:
                 channels.pin(ids, "aten.einsum sums over channels that are not zero when masked")
+    everywhere = [letter for letter in result if len(seen[letter]) == len(tensors)]
+    _name_heads(channels, *([seen[letter][at][1] for letter in everywhere] for at in range(len(tensors))))
     return [_best(channels, seen, letter) for letter in result]
+
+
+@rule("bilinear")
+def bilinear(channels: Channels, call: Call) -> Axes:
+    """Every output sums over pairs of one input's and the other's channels."""
+    left, right, weight = call.axes("input1"), call.axes("input2"), call.axes("weight")
+    contract(channels, call, pairs=[(left[-1], weight[1])], factors=("input1", "weight"))
+    contract(channels, call, pairs=[(right[-1], weight[2])], factors=("input2", "weight"))
+    for ids in call.axes("bias"):
+        channels.join(weight[0], ids)
+    for dim, role in enumerate(("output", "input", "input")):
+        channels.set_role(call.parameter("weight"), dim, role)  # type: ignore[arg-type]
+    return [*left[:-1], weight[0]]
 
 
 @rule("outer")
@@ -102,6 +115,7 @@ def _batch(channels: Channels, left: Axes, right: Axes) -> Axes:
     """Dimensions in front of the matrices, after broadcasting."""
     count = max(len(left), len(right))
     result: Axes = []
+    _name_heads(channels, left, right)
     for at in range(-count, 0):
         one = left[at] if -at <= len(left) else None
         other = right[at] if -at <= len(right) else None
@@ -109,16 +123,18 @@ def _batch(channels: Channels, left: Axes, right: Axes) -> Axes:
             longer = max((ids for ids in (one, other) if ids is not None), key=len)
             result.append(longer)
             continue
-        _name_heads(channels, one, other)
         channels.join(one, other)
         result.append(one if (one >= 0).any() or channels.tag(other) is None else other)
     return result
 
 
-def _name_heads(channels: Channels, *axes: Ids) -> None:
-    """Factors that views split off and that a product leaves apart are the heads."""
-    if channels.choices.heads == "whole":
-        channels.wanted.update(tag for ids in axes if (tag := channels.tag(ids)) is not None)
+def _name_heads(channels: Channels, *batches: Axes) -> None:
+    """What a view split off and a product leaves apart is the heads: of several, the innermost."""
+    if channels.choices.heads != "whole" or any((ids >= 0).any() for batch in batches for ids in batch):
+        return
+    for batch in batches:
+        tags = [tag for ids in batch if (tag := channels.tag(ids)) is not None]
+        channels.wanted.update(tags[-1:])
 
 
 def _join_groups(channels: Channels, heads: Ids, fewer: Ids) -> None:

@@ -25,6 +25,7 @@ from kezuri.model.coupling_rules.layers import PIXELS
     "bernoulli", "rrelu", "atan", "sinh", "cosh", "asinh", "bool", "half", "double", "_assert_tensor_metadata"
 )
 @rule("logaddexp", "exp2", "log2", "xlogy", "heaviside", "zero")
+@rule("__and_", "__or_", "__xor_", "clip", "true_divide", "multiply", "subtract")
 def pointwise(channels: Channels, call: Call) -> Axes:
     """Joins dimensions of equal size, after broadcasting."""
     shape = call.shape
@@ -37,7 +38,8 @@ def pointwise(channels: Channels, call: Call) -> Axes:
                 continue
             if seen[dim]:
                 channels.join(result[dim], ids)
-            if not seen[dim] or ((result[dim] < 0).all() and channels.tag(result[dim]) is None):
+            # what is fixed goes on: the other is pinned by now, and a view must not take it for channels
+            if not seen[dim] or (channels.tag(result[dim]) is None and (ids < 0).all()):
                 result[dim] = ids
             seen[dim] = True
     return result
@@ -93,6 +95,27 @@ def pooling(channels: Channels, call: Call) -> Axes:
     for ids in x[-pooled:]:
         channels.pin(ids, f"aten.{call.name} runs over the channels")
     return [*x[:-pooled], *(channels.fixed(size, PIXELS) for size in call.shape[-pooled:])]
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooling(channels: Channels, call: Call) -> Axes:
+    """Puts pixels back where a pooling took them from."""
+    x, places = call.axes("self"), call.axes("indices")
+    pooled = int(call.name[-2])
+    for ids, own in zip(x[:-pooled], places[:-pooled], strict=True):
+        channels.join(ids, own)
+    return [*x[:-pooled], *(channels.fixed(size, PIXELS) for size in call.shape[-pooled:])]
+
+
+@rule("glu")
+def glu(channels: Channels, call: Call) -> Axes:
+    """The first half times the sigmoid of the second."""
+    x = call.axes("self")
+    dim = call.arguments["dim"] % len(x)
+    halves = x[dim].reshape(2, -1)
+    channels.join(halves[0], halves[1])
+    x[dim] = halves[0].copy()
+    return x
 
 
 @rule("adaptive_max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool1d")

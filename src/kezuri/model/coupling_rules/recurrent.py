@@ -41,6 +41,21 @@ def recurrent(channels: Channels, call: Call) -> list[Axes]:
     return [*result, *([*state[:-1], last[0]] for state in states)]
 
 
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def single_cell(channels: Channels, call: Call) -> Axes | list[Axes]:
+    """One step of one layer; the state goes in and comes out."""
+    names = ("w_ih", "w_hh", "b_ih", "b_hh")
+    tensors = [(call.parameter(name), call.axes(name)) for name in names if call.axes(name)]
+    x, states = call.axes("input"), _nodes(call.arguments["hx"])
+    units = _cell(channels, tensors, x[-1], GATES[call.name.removesuffix("_cell")])
+    for state in states:
+        channels.join(units, call.axes_of(state)[-1])
+        if not call.vanishes(state):
+            channels.pin(units, "the first state of a recurrent layer is given")
+    result = [*x[:-1], units]
+    return [list(result) for _ in states] if call.name == "lstm_cell" else result
+
+
 def _cell(channels: Channels, tensors: list[tuple[str | None, Axes]], seen: Ids, gates: int) -> Ids:
     """Joins one cell's weights (from the input, from itself, biases); gives its units."""
     (_, from_input), (_, from_itself) = tensors[:2]

@@ -132,14 +132,44 @@ def repeat_interleave(_: Channels, call: Call) -> Axes:
     return x
 
 
-@rule("roll", "flip")
-def shifted(channels: Channels, call: Call) -> Axes:
-    """Moves positions; which one is where must not matter, so what is moved is pinned."""
+@rule("flip")
+def flip(_: Channels, call: Call) -> Axes:
+    """The other way round."""
     x = call.axes("self")
-    dims = call.arguments["dims"]
-    for dim in dims if dims else range(len(x)):
-        channels.pin(x[dim], f"aten.{call.name} moves channels")
+    for dim in call.arguments["dims"]:
+        x[dim] = x[dim][::-1].copy()
     return x
+
+
+@rule("roll")
+def roll(channels: Channels, call: Call) -> Axes:
+    """Positions that leave at one end come in at the other."""
+    x, dims = call.axes("self"), call.arguments["dims"]
+    if not dims:
+        raise ValueError("all dimensions as one")
+    for dim, shift in zip(dims, call.arguments["shifts"], strict=True):
+        channels.suspect(x[dim], "literal size in roll")
+        x[dim] = np.roll(x[dim], shift)
+    return x
+
+
+@rule("movedim", "moveaxis")
+def movedim(_: Channels, call: Call) -> Axes:
+    """Takes dimensions out and puts them elsewhere."""
+    x = call.axes("self")
+    given = [call.arguments[name] for name in ("source", "destination")]
+    source, target = ([one] if isinstance(one, int) else list(one) for one in given)
+    places = range(len(x))
+    moved = {to % len(x): place % len(x) for place, to in zip(source, target, strict=True)}
+    rest = iter(dim for dim in places if dim not in moved.values())
+    return [x[moved[dim]] if dim in moved else x[next(rest)] for dim in places]
+
+
+@rule("mT", "mH", "numpy_T", "adjoint")
+def turned(_: Channels, call: Call) -> Axes:
+    """The last two dimensions swapped, or all."""
+    x = call.axes("self")
+    return x[::-1] if call.name == "numpy_T" else [*x[:-2], x[-1], x[-2]]
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

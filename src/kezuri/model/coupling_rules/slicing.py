@@ -5,6 +5,7 @@ import numpy as np
 from kezuri.model.channels import Axes, Call, Channels
 from kezuri.model.coupling_rule import rule
 from kezuri.model.coupling_rules.layers import PIXELS, alike
+from kezuri.model.union_find import Ids
 
 
 @rule("cat", "concat", "concatenate")
@@ -86,10 +87,7 @@ def part(channels: Channels, call: Call) -> Axes:
     if size == len(whole):
         return x
     first = call.arguments["start"] or 0
-    if step != 1:
-        channels.pin(whole, "channels are picked by their numbers")
-        return x
-    if size and len(whole) % size == 0 and first % size == 0:
+    if step == 1 and size and len(whole) % size == 0 and first % size == 0:
         alike(channels, whole.reshape(-1, size))
     channels.suspect(whole, "literal size in slice")
     return x
@@ -100,16 +98,22 @@ def narrow(channels: Channels, call: Call) -> Axes:
     """A slice by its start and length."""
     x = call.axes("self")
     dim, start = call.arguments["dim"] % len(x), call.arguments["start"]
-    channels.pin(x[dim], "literal size in narrow")
+    channels.suspect(x[dim], "literal size in narrow")
     x[dim] = x[dim][start : start + call.arguments["length"]]
     return x
 
 
 @rule("index")
 def index(channels: Channels, call: Call) -> Axes:
-    """Picks along some dimensions by tables of numbers; those are pinned, the others pass."""
+    """Picks along some dimensions by tables of numbers; unless the numbers are known, those are pinned."""
     x, tables = call.axes("self"), call.arguments["indices"]
     picked = [dim for dim, table in enumerate(tables) if table is not None]
+    if (
+        len(picked) == 1
+        and (numbers := channels.numbers.get(tables[picked[0]])) is not None
+        and numbers.ndim == 1
+    ):
+        return _picked(channels, x, picked[0], numbers)
     for dim in picked:
         channels.pin(x[dim], "channels are picked by their numbers")
     added = len(call.shape) - (len(x) - len(picked))
@@ -122,9 +126,12 @@ def index(channels: Channels, call: Call) -> Axes:
 
 @rule("index_select", "gather", "take_along_dim")
 def pick(channels: Channels, call: Call) -> Axes:
-    """Picks along one dimension, which is pinned."""
+    """Picks along one dimension, which is pinned unless the numbers are known."""
     x = call.axes("self")
     dim = call.arguments["dim"] % len(x)
+    numbers = channels.numbers.get(call.arguments["index"]) if call.name == "index_select" else None
+    if numbers is not None and numbers.ndim == 1:
+        return _picked(channels, x, dim, numbers)
     channels.pin(x[dim], "channels are picked by their numbers")
     x[dim] = channels.fixed(call.shape[dim], PIXELS)
     if call.name != "index_select":
@@ -156,6 +163,12 @@ def padding(channels: Channels, call: Call) -> Axes:
         for ids in zeros:
             channels.suspect(ids, reason)
         x[dim] = np.concatenate([zeros[0], x[dim], zeros[1]])
+    return x
+
+
+def _picked(channels: Channels, x: Axes, dim: int, numbers: Ids) -> Axes:
+    channels.suspect(x[dim], "channels are picked by their numbers")
+    x[dim] = x[dim][numbers]
     return x
 
 
