@@ -548,3 +548,89 @@ def test_couplings_survive_a_second_round() -> None:
     whole = copy.deepcopy(model)
     shrink_(whole, first.structure.then(second.structure))
     assert torch.equal(whole(example), second.model(example))
+
+
+class Deciding(nn.Module):
+    """A Python decision on values in the middle, which torch.export refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(block(3, 8), block(8, 16))
+        self.after = nn.Sequential(
+            block(16, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 12), head(12)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        if x.sum() > 1e9:
+            x = x / 2
+        return self.after(x)
+
+
+def test_what_cannot_be_followed_as_a_whole_is_cut_inside_its_modules() -> None:
+    model, example = trained_like(Deciding()), torch.randn(2, *IMAGE)
+    with pytest.raises(ModelError, match=r"test_coupling.py.*if x.sum.*or couple it with fallback=True"):
+        couple(model, example)
+    couplings = couple(model, example, fallback=True)
+    assert [c.name for c in couplings.free] == ["before.0.0", "after.0.0", "after.3"]
+    assert couplings.named("before.1.0").reason == "graph output"
+    result = cut(model, couplings, half(couplings), example)
+    assert result.rejected == {} and type(result.model) is Deciding
+    with pytest.raises(ModelError, match="there is no program"):
+        couple(model, example, result="program", fallback=True)
+
+
+def test_a_model_of_which_nothing_can_be_followed_says_so() -> None:
+    class Stubborn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(12, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x) if x.sum() > 0 else -self.a(x))
+
+    with pytest.raises(ModelError, match="none of its modules"):
+        couple(Stubborn().eval(), torch.randn(2, 12), fallback=True)
+
+
+class Auxiliary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head, self.side = block(3, 16), block(16, 8), head(8), head(16)
+
+    def forward(self, x: Tensor):
+        x = self.a(x)
+        y = self.head(pooled(self.b(x)))
+        return (y, self.side(pooled(x))) if self.training else y
+
+
+def test_heads_used_in_training_only_follow() -> None:
+    model = trained_like(Auxiliary())
+    couplings = couple(model, torch.randn(2, *IMAGE))
+    cut_model = cut(model, couplings, half(couplings), torch.randn(2, *IMAGE)).model
+    assert cut_model.side.in_features == 8
+    assert [y.shape for y in cut_model.train()(torch.randn(2, *IMAGE))] == [(2, 5), (2, 5)]
+    assert {row.layer: row.reason for row in couplings.explain()}["side"] == "graph output"
+
+
+def test_a_head_of_zeros_proves_nothing_by_itself() -> None:
+    model = trained_like(literal_slice())
+    torch.nn.init.zeros_(model.head.weight)
+    couplings = couple(model, torch.randn(2, *IMAGE))
+    assert "literal size in slice" in (couplings.named("b.0").reason or "")
+    assert not model.head.weight.any()
+
+
+def test_buffers_that_are_divided_by_are_not_zeroed() -> None:
+    class Standardised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), head(8)
+            self.register_buffer("mean", torch.randn(8, 1, 1))
+            self.register_buffer("std", torch.rand(8, 1, 1) + 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(pooled(self.b((self.a(x) - self.mean) / self.std)))
+
+    couplings = check_half(Standardised().eval(), torch.randn(2, *IMAGE))
+    assert [c.name for c in couplings.free] == ["a", "b"]

@@ -1,11 +1,12 @@
 """A model as a graph of ATen operations, and the walk that relates its channel positions."""
 
 import copy
+import inspect
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from kezuri.model.channels import DEFAULT, SINGLE, Axes, Call, Channels, Choices
 from kezuri.model.coupling_rule import rules, unknown
 from kezuri.model.modes import fused_attention_off
 from kezuri.model.shrink import FOLLOWED
-from kezuri.model.sites import tensors_of
+from kezuri.model.sites import PRUNABLE, tensors_of
 from kezuri.model.vanishing import vanishes
 
 SAME = ("lift_fresh_copy", "to", "_to_copy", "alias", "detach", "clone", "contiguous", "detach_")
@@ -59,34 +60,46 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices = DEFAU
     Raises:
         ModelError: torch.export cannot follow the model; the line it stopped at is named.
     """
-    return follow(export(model, inputs), model, choices)
+    programs = [export(model, inputs)]
+    if _has_unread_weights(programs[0], model):
+        with suppress(ModelError):  # then it is known as it is in evaluation mode only
+            programs.append(export(model, inputs, training=True))
+    return follow(programs, model, choices)
 
 
-def follow(program: ExportedProgram, model: nn.Module, choices: Choices = DEFAULT) -> Channels:
+def _has_unread_weights(program: ExportedProgram, model: nn.Module) -> bool:
+    """Whether layers are used in training only, such as auxiliary heads, if at all."""
+    program.graph.eliminate_dead_code()
+    named = program.graph_signature.inputs_to_parameters
+    read = {named[node.name] for node in program.graph.nodes if node.name in named and node.users}
+    return any(f"{name}.weight" not in read for name, m in model.named_modules() if isinstance(m, PRUNABLE))
+
+
+def follow(programs: Sequence[ExportedProgram], model: nn.Module, choices: Choices = DEFAULT) -> Channels:
     """The channel positions of every tensor of an exported model.
 
     Which factor of a view may go shows only when attention or a convolution is met; then all is done anew.
 
     Args:
-        program: of the model, or of a copy of it.
+        programs: of the model, or of a copy of it: what it does in evaluation mode, and in training too.
         model: tells which parameters share their storage.
         choices: what is left to the user.
     """
-    program.graph.eliminate_dead_code()
     preferred = frozenset[Tag]()
     for _ in range(PASSES):
-        channels = _walk(program, model, Channels(choices, preferred))
+        channels, weights = Channels(choices, preferred), _Weights(model)
+        for program in programs:
+            program.graph.eliminate_dead_code()
+            _walk(program, weights, channels)
         if channels.wanted <= preferred:
             break
         preferred |= channels.wanted
     return channels
 
 
-def _walk(program: ExportedProgram, model: nn.Module, channels: Channels) -> Channels:
+def _walk(program: ExportedProgram, weights: "_Weights", channels: Channels) -> None:
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    # a copy no longer shares storage between parameters, so what is tied is looked up in the model
-    weights = _Weights(model)
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in names:
             weights.place(channels, node, names[node.name])
@@ -108,7 +121,6 @@ def _walk(program: ExportedProgram, model: nn.Module, channels: Channels) -> Cha
                 channels.numbers[node] = numbers
             if call.name in PARTS and (name := channels.parameters.get(node.args[0])) is not None:
                 channels.parameters[node] = name
-    return channels
 
 
 def _note_numbers(channels: Channels, node: fx.Node, tensor: object) -> None:
@@ -131,7 +143,10 @@ def _followed(channels: Channels, call: Call) -> Axes | list[Axes]:
 
 
 class _Weights:
-    """Parameters and buffers of a model; those that share their storage share their positions."""
+    """Parameters and buffers of a model; those that share their storage share their positions.
+
+    They are looked up in the model, as a copy of it no longer shares storage between them.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -166,19 +181,26 @@ def _pin(channels: Channels, axes: Axes, reason: str) -> None:
         channels.pin(ids, reason)
 
 
-def export(model: nn.Module, inputs: tuple[Tensor, ...], *, any_batch: bool = False) -> ExportedProgram:
-    """The model's graph of ATen operations, of a copy in eval mode.
+def export(
+    model: nn.Module, inputs: tuple[Tensor, ...], *, any_batch: bool = False, training: bool = False
+) -> ExportedProgram:
+    """The model's graph of ATen operations, of a copy.
 
     Args:
         model: left alone.
         inputs: an example of each.
         any_batch: whether the graph takes batches of any size, where the model does.
+        training: whether it is what the model does in training mode; evaluation mode if not.
 
     Raises:
         ModelError: torch.export cannot follow the model; the line it stopped at is named.
     """
-    twin = copy.deepcopy(model).eval()
-    shapes = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs) if any_batch else None
+    twin = copy.deepcopy(model).train(training)
+    shapes: tuple[object, ...] | None = None
+    if any_batch:
+        shapes = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs)
+        kinds = [parameter.kind for parameter in inspect.signature(twin.forward).parameters.values()]
+        shapes = (shapes,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else shapes
     with _plain_tracing():
         try:
             return torch.export.export(twin, inputs, dynamic_shapes=shapes, strict=False)

@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from kezuri.core.errors import ModelError
 from kezuri.model.channels import Call, Channels, Choices
@@ -54,12 +55,14 @@ class Blueprint:
         channels: its positions.
         calls: its operations by name.
         training: the mode the model was in, which a built program takes.
+        batch: the only batch size it takes; None if it takes any.
     """
 
     module: fx.GraphModule
     channels: Channels
     calls: dict[str, fx.Node]
     training: bool
+    batch: int | None
 
     @classmethod
     def of(cls, model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices) -> "Blueprint":
@@ -72,11 +75,11 @@ class Blueprint:
             program = export(model, inputs, any_batch=True)
         except ModelError:
             program = export(model, inputs)
-        channels = follow(program, model, choices)
+        channels = follow([program], model, choices)
         calls = {node.name: node for node in program.graph.nodes if node.op == "call_function"}
         module = program.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
-        return cls(module, channels, calls, model.training)
+        return cls(module, channels, calls, model.training, _only_batch(program))
 
     def build(self, structure: Structure) -> Program:
         """The program that holds only what the structure keeps."""
@@ -94,6 +97,14 @@ class Blueprint:
         program._non_persistent_buffers_set.update(survivors.tables)
         _shrink_(program, structure)
         return program.train(self.training)
+
+
+def _only_batch(program: ExportedProgram) -> int | None:
+    """The batch size that the model's code made a plain number, as `len(x)` does."""
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    first = [node.meta["val"].shape[0] for node in inputs if getattr(node.meta.get("val"), "shape", ())]
+    plain = [size for size in first if isinstance(size, int)]
+    return plain[0] if plain and len(plain) == len(first) else None
 
 
 def _copied(graph: fx.Graph) -> fx.Graph:

@@ -165,6 +165,8 @@ def cut(
         shrink_(model, structure, optimizer)
         result = model
     why = rewritten if isinstance(result, Program) else None
+    if why is not None and (batch := attempts.blueprint.batch) is not None:
+        why += f"; it takes batches of {batch} only, as the model's code holds that number"
     return Cut(result, structure, proof, attempts.rejected, masked, why)
 
 

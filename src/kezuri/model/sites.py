@@ -9,12 +9,13 @@ PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     """Weights that may be masked, by parameter name, in definition order.
 
-    Weights of linear layers and of plain and transposed convolutions; a shared layer is listed once.
+    Weights of linear layers and of plain and transposed convolutions; a shared layer is listed once, and one
+    whose weight is computed (parametrized) is not.
     """
     return {
         f"{name}.weight" if name else "weight": module.weight
         for name, module in model.named_modules()
-        if isinstance(module, PRUNABLE)
+        if isinstance(module, PRUNABLE) and module._parameters.get("weight") is not None
     }
 
 
