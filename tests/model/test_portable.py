@@ -156,7 +156,7 @@ def forge(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format"),
+        ({"format": 3}, "format"),
         ({"surprise": 1}, "surprise"),
         ({"classes": "7"}, "classes"),
         ({"classes": True}, "classes"),

@@ -174,13 +174,14 @@ def test_what_cannot_be_cut_is_said(kept: dict[str, Tensor], error: type[Excepti
         (Structure({"nothing": {0: (0,)}}), "cuts 'nothing', which the model does not have"),
         (Structure({"weight": {0: (0, 4)}}), r"position 4 along dimension 0 of weight \(4, 3\)"),
         (Structure({"weight": {2: (0,)}}), "along dimension 2"),
+        (Structure({"weight": {0: (0,)}}, ("block",)), "drops 'block', which the model does not have"),
     ],
 )
 def test_a_structure_that_does_not_fit_changes_nothing(structure: Structure, message: str) -> None:
     model = nn.Linear(3, 4)
     before = model.weight.clone()
     with pytest.raises(ShapeError, match=message):
-        shrink_(model, Structure({"bias": {0: (0,)}, **structure.kept}))
+        shrink_(model, Structure({"bias": {0: (0,)}, **structure.kept}, structure.dropped))
     assert torch.equal(model.weight, before) and len(model.bias) == 4
 
 
@@ -191,12 +192,13 @@ def test_two_cuts_are_one_cut_of_the_dense_model(marks: list[bool], rest: int) -
     a, b = Structure({"weight": {0: first}}), Structure({"weight": {0: second, 1: (1, 2)}, "bias": {0: (0,)}})
     assert a.then(b).kept["weight"] == {0: tuple(first[at] for at in second), 1: (1, 2)}
     assert a.then(b).kept["bias"] == {0: (0,)}
+    assert a.then(Structure(dropped=("x",))).then(b) == a.then(Structure(b.kept, ("x",)))
     assert a.then(Structure()) == Structure().then(a) == a
     assert Structure.from_json(a.then(b).to_json()) == a.then(b)
 
 
 @pytest.mark.parametrize(
-    "content",
+    "kept",
     [
         [],
         {"w": []},
@@ -211,6 +213,67 @@ def test_two_cuts_are_one_cut_of_the_dense_model(marks: list[bool], rest: int) -
         {"w": {"0": "01"}},
     ],
 )
-def test_odd_structures_are_refused(content: object) -> None:
+def test_odd_structures_are_refused(kept: object) -> None:
     with pytest.raises(ValueError, match="kept"):
-        Structure.from_json(content)
+        Structure.from_json({"kept": kept, "dropped": []})
+
+
+@pytest.mark.parametrize("dropped", [None, "block", [1], [""], {"block": 1}])
+def test_odd_drops_are_refused(dropped: object) -> None:
+    with pytest.raises(ValueError, match="dropped"):
+        Structure.from_json({"kept": {}, "dropped": dropped})
+    for content in ([], {}, {"kept": {}}, {"kept": {}, "dropped": [], "more": 1}):
+        with pytest.raises(ValueError, match="a structure has 'kept' and 'dropped'"):
+            Structure.from_json(content)
+
+
+def test_what_was_kept_inside_of_a_dropped_module_is_forgotten() -> None:
+    first = Structure({"b.0.weight": {0: (0,)}, "b.00.weight": {0: (1,)}, "b.1.weight": {0: (2,)}})
+    both = first.then(Structure({"b.1.weight": {1: (0,)}}, ("b.0",))).then(Structure(dropped=("b.1.inner",)))
+    assert both == Structure(
+        {"b.00.weight": {0: (1,)}, "b.1.weight": {0: (2,), 1: (0,)}}, ("b.0", "b.1.inner")
+    )
+    assert both.then(Structure(dropped=("b.1",))) == Structure({"b.00.weight": {0: (1,)}}, ("b.0", "b.1"))
+    assert Structure.from_json(both.to_json()) == both
+
+
+def blocks() -> nn.Sequential:
+    return nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(3)])
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_dropped_modules_leave_the_model_and_the_optimizer(name: str, named: bool) -> None:
+    torch.manual_seed(0)
+    model = blocks()
+    parameters = model.named_parameters() if named else model.parameters()
+    optimizer = OPTIMIZERS[name](list(parameters))
+    model(torch.randn(4, 4)).square().sum().backward()
+    optimizer.step()
+    gone = set(model[1].parameters())
+    shrink_(model.eval(), Structure({"0.0.weight": {0: (0, 1, 2, 3)}}, ("1",)), optimizer)
+    assert type(model[1]) is nn.Identity and not model[1].training
+    assert set(model.state_dict()) == {key for key in blocks().state_dict() if not key.startswith("1.")}
+    assert not gone & {p for group in optimizer.param_groups for p in group["params"]}
+    assert set(optimizer.state) == set(model.parameters())
+    model.train()(torch.randn(4, 4)).square().sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def test_a_module_dropped_under_one_of_its_names_is_dropped_under_all() -> None:
+    model = blocks()
+    model[2] = model[0]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    shrink_(model, Structure(dropped=("2",)), optimizer)
+    assert type(model[0]) is type(model[2]) is nn.Identity
+    assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters())) == 4
+
+
+def test_weights_that_others_hold_too_stay_in_the_optimizer() -> None:
+    model = blocks()
+    model[2][0].weight = model[1][0].weight
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    shrink_(model, Structure(dropped=("1",)), optimizer)
+    assert any(p is model[2][0].weight for p in optimizer.param_groups[0]["params"])
+    assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))

@@ -71,11 +71,11 @@ def save_model(
     stored |= {MASK + name: mask.cpu().to(torch.bool).contiguous().clone() for name, mask in masks.items()}
     weights = save(stored)
     content = {
-        "format": 1,
+        "format": 2,
         "model": None if spec is None else {"use": spec.ref, "options": dict(spec.options)},
         "classes": classes,
         "image_shape": list(image_shape),
-        "kept": structure.to_json(),
+        **structure.to_json(),
         "masks": sorted(masks),
         "weights": {"file": WEIGHTS, "sha256": sha256_of(weights), "bytes": len(weights)},
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
@@ -143,7 +143,7 @@ def _read_weights(path: Path, document: Document) -> dict[str, Tensor]:
 
 def _structure(document: Document, folder: Path) -> Structure:
     try:
-        return Structure.from_json(document.kept)
+        return Structure.from_json({"kept": document.kept, "dropped": document.dropped})
     except ValueError as error:
         raise CorruptArtifact(f"{folder / STRUCTURE}: {error}") from error
 

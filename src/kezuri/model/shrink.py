@@ -1,6 +1,6 @@
-"""Cutting: rebuilding layers smaller, in the user's own model, with the optimizer's state following."""
+"""Cutting: layers get smaller and modules go, in the user's own model; the optimizer's state follows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,15 +32,24 @@ Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Structure:
-    """Which positions of which parameters are left, counted in the dense model.
+    """Which positions of which parameters are left and which modules are not, counted in the dense model.
 
     `Structure()` is the dense model itself.
 
     Attributes:
         kept: parameter or buffer name → dimension → the positions kept, in order.
+        dropped: modules that give back what they are given. What was kept inside of them is forgotten.
     """
 
     kept: Kept = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        inside = tuple(f"{name}." for name in self.dropped)
+        outermost = (name for name in dict.fromkeys(self.dropped) if not name.startswith(inside))
+        left = {name: dims for name, dims in self.kept.items() if not name.startswith(inside)}
+        object.__setattr__(self, "dropped", tuple(outermost))
+        object.__setattr__(self, "kept", left)
 
     def then(self, later: "Structure") -> "Structure":
         """This cut followed by a cut of its result, as one cut of the dense model."""
@@ -50,24 +59,32 @@ class Structure:
             for dim, positions in dims.items():
                 before = mine.get(dim)
                 mine[dim] = positions if before is None else tuple(before[at] for at in positions)
-        return Structure(kept)
+        return Structure(kept, (*self.dropped, *later.dropped))
 
-    def to_json(self) -> dict[str, dict[str, list[int]]]:
-        return {
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: `kept` and `dropped`."""
+        kept = {
             name: {str(dim): list(positions) for dim, positions in dims.items()}
             for name, dims in self.kept.items()
         }
+        return {"kept": kept, "dropped": list(self.dropped)}
 
     @classmethod
     def from_json(cls, content: Any) -> "Structure":
         """The structure in plain data.
 
         Raises:
-            ValueError: it is not a mapping of names to dimensions to rising positions.
+            ValueError: `kept` is not a mapping of names to dimensions to rising positions, or `dropped` not a
+                list of names.
         """
-        if not isinstance(content, dict):
-            raise ValueError(f"kept must be an object, got {type(content).__name__}")
-        return cls({str(name): _dims(name, dims) for name, dims in content.items()})
+        if not isinstance(content, dict) or set(content) != {"kept", "dropped"}:
+            raise ValueError("a structure has 'kept' and 'dropped'")
+        kept, dropped = content["kept"], content["dropped"]
+        if not isinstance(kept, dict):
+            raise ValueError(f"kept must be an object, got {type(kept).__name__}")
+        if not isinstance(dropped, list) or not all(isinstance(name, str) and name for name in dropped):
+            raise ValueError("dropped must be a list of modules' names")
+        return cls({str(name): _dims(name, dims) for name, dims in kept.items()}, tuple(dropped))
 
 
 def structure_of(couplings: Couplings, kept: Mapping[str, Tensor]) -> Structure:
@@ -94,18 +111,27 @@ def structure_of(couplings: Couplings, kept: Mapping[str, Tensor]) -> Structure:
 
 
 @torch.no_grad()
-def mask_channels_(model: nn.Module, couplings: Couplings, kept: Mapping[str, Tensor]) -> None:
+def mask_channels_(
+    model: nn.Module, couplings: Couplings, kept: Mapping[str, Tensor], *, buffers: bool = True
+) -> None:
     """Zeroes everything that belongs to the units that `kept` marks False, so that nothing reads them.
 
     The masked model computes what the cut one will. Running variances are left: a channel of zeros has none.
+
+    Args:
+        model: changed in place.
+        couplings: of this model.
+        kept: by coupling name, (width,) bool, True = kept; couplings not named stay whole.
+        buffers: whether buffers are zeroed too; a model may divide by one.
 
     Raises:
         UsageError: as `structure_of`.
     """
     tensors = tensors_of(model)
+    left = {name for name, _ in model.named_buffers() if not buffers or name.endswith("running_var")}
     for coupling, removed in _removals(couplings, kept):
         for member in coupling.members:
-            if member.parameter.rpartition(".")[2] == "running_var":
+            if member.parameter in left:
                 continue
             tensor = tensors[member.parameter]
             positions = torch.from_numpy(member.positions)[removed].flatten()
@@ -114,15 +140,16 @@ def mask_channels_(model: nn.Module, couplings: Couplings, kept: Mapping[str, Te
 
 @torch.no_grad()
 def shrink_(model: nn.Module, structure: Structure, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Cuts a model in place: parameters, buffers, module sizes and the optimizer's state.
+    """Cuts a model in place: parameters, buffers, module sizes, whole modules and the optimizer's state.
 
-    Parameters stay the same objects, so an optimizer goes on with them; their gradients are dropped.
+    Parameters stay the same objects, so an optimizer goes on with them; their gradients are dropped. It
+    forgets those of modules that are dropped.
 
     Raises:
         ShapeError: the structure does not fit the model; nothing was changed.
     """
     tensors = tensors_of(model)
-    _check_fits(tensors, structure)
+    _check_fits(model, tensors, structure)
     done: dict[object, Tensor] = {}
     for name, dims in structure.kept.items():
         tensor = tensors[name]
@@ -138,6 +165,7 @@ def shrink_(model: nn.Module, structure: Structure, optimizer: torch.optim.Optim
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if any(id(tensor) in changed for tensor in own):
             _follow_module(module)
+    _drop_(model, structure.dropped, optimizer)
 
 
 def _removals(couplings: Couplings, kept: Mapping[str, Tensor]) -> list[tuple[Coupling, Tensor]]:
@@ -179,7 +207,11 @@ def _dims(name: object, dims: Any) -> dict[int, tuple[int, ...]]:
     return result
 
 
-def _check_fits(tensors: Mapping[str, Tensor], structure: Structure) -> None:
+def _check_fits(model: nn.Module, tensors: Mapping[str, Tensor], structure: Structure) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in structure.dropped:
+        if name not in modules:
+            raise ShapeError(f"the structure drops {name!r}, which the model does not have")
     for name, dims in structure.kept.items():
         if name not in tensors:
             raise ShapeError(f"the structure cuts {name!r}, which the model does not have")
@@ -214,6 +246,29 @@ def _follow_optimizer(state: dict[str, Any], dims: Mapping[int, tuple[int, ...]]
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == old:
             state[key] = selected(value, dims)
+
+
+def _drop_(model: nn.Module, names: Collection[str], optimizer: torch.optim.Optimizer | None) -> None:
+    before = list(model.parameters())
+    for name in names:
+        gone = model.get_submodule(name)
+        for owner in list(model.modules()):
+            for key, module in list(owner._modules.items()):
+                if module is gone:
+                    setattr(owner, key, nn.Identity().train(gone.training))
+    if optimizer is not None and names:
+        left = {id(parameter) for parameter in model.parameters()}
+        _forget(optimizer, {id(parameter) for parameter in before} - left)
+
+
+def _forget(optimizer: torch.optim.Optimizer, gone: set[int]) -> None:
+    for group in optimizer.param_groups:
+        stays = [id(parameter) not in gone for parameter in group["params"]]
+        for parameter in group["params"]:
+            if id(parameter) in gone:
+                optimizer.state.pop(parameter, None)
+        for key in {"params", "param_names"} & set(group):
+            group[key] = [entry for entry, stay in zip(group[key], stays, strict=True) if stay]
 
 
 def _follow_module(module: nn.Module) -> None:

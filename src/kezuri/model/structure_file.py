@@ -36,11 +36,12 @@ class _Weights(_Strict):
 class Document(_Strict):
     """`structure.json`. `seal` is the SHA-256 of the rest as `_render` writes it."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     model: _Use | None
     classes: Count
     image_shape: tuple[Count, Count, Count]
     kept: dict[str, dict[str, list[Size]]]
+    dropped: list[str] = []
     masks: list[str]
     weights: _Weights
     shapes: dict[str, list[Size]]
