@@ -18,7 +18,7 @@ DIMENSIONS = {"taylor_weight": None, "fisher_weight": None, "input_norm": 2}  # 
 CRITERIA = {
     **{name: criteria[name]() for name in sorted(criteria)},
     "taylor_weight": Taylor(per="weight"),
-    "taylor_gate": Taylor(gate=True),
+    "taylor_on_weights": Taylor(gate="weights"),
     "fisher_weight": Fisher(per="weight"),
     "lamp_channel": Lamp(per="channel"),
 }

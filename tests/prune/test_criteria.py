@@ -30,8 +30,8 @@ def test_norms_score_each_weight_by_its_size():
         (BnScale(), "norm_scale"),
         (HRank(), "map_rank"),
         (Pcas(), "gate"),
-        (Taylor(), "taylor_channel"),
-        (Taylor(gate=True), "taylor_gate"),
+        (Taylor(), "taylor_gate"),
+        (Taylor(gate="weights"), "taylor_channel"),
         (Fisher(), "fisher_channel"),
     ],
 )
@@ -58,10 +58,9 @@ def test_what_is_told_apart_is_a_weight_or_a_channel(kind):
         kind(per="layer")
 
 
-def test_a_gate_is_on_a_channel():
-    assert Taylor(gate=True).needs == {"taylor_gate"}
-    with pytest.raises(RecipeError, match=r"gate=True is per 'channel', got 'weight'"):
-        Taylor(gate=True, per="weight")
+def test_a_gate_of_taylor_is_behind_the_norm_or_on_the_weights():
+    with pytest.raises(RecipeError, match="'norm' or on the 'weights', got 'relu'"):
+        Taylor(gate="relu")
 
 
 def test_wanda_multiplies_each_weight_by_the_norm_of_its_input():

@@ -30,16 +30,16 @@ def test_what_is_missing_is_named_with_what_is_there():
 def test_gathers_what_the_criterion_needs_and_no_more(residual):
     evidence = gather_evidence(residual, Taylor(), part())
     assert evidence["conv1.weight"].name == "conv1.weight"
-    assert evidence["conv1.weight"].taylor_channel.shape == (6,)
+    assert evidence["conv1.weight"].taylor_gate.shape == (6,)
     assert evidence["conv1.weight"].taylor_weight is None
-    assert evidence["head.weight"].taylor_channel.shape == (5,)
+    assert evidence["head.weight"].taylor_gate.shape == (5,)
 
 
 def test_couplings_name_further_weights_to_learn_about(residual, couplings):
     residual.scale = torch.nn.Parameter(torch.ones(6))
     loose = Coupling("scale", 6, (Member("scale", 0, np.arange(6)[:, None], "output"),), None)
     evidence = gather_evidence(residual, Taylor(), part(), couplings=[*couplings, loose])
-    assert evidence["scale"].taylor_channel is None  # the loss does not depend on it
+    assert evidence["scale"].taylor_gate is None  # the loss does not depend on it
     assert evidence.keys() - {"scale"} == gather_evidence(residual, Taylor(), part()).keys()
 
 

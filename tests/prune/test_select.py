@@ -129,12 +129,12 @@ def test_other_weights_compete_once_there_is_evidence_of_them(odd):
     model, _, couplings = odd
     settings = {"criterion": Taylor(), "granularity": Channel(), "scope": Local(), "couplings": couplings}
     known = {
-        "down.weight": Evidence(taylor_channel=torch.rand(8)),
-        "mix.weight": Evidence(taylor_channel=torch.rand(3)),
-        "out.weight": Evidence(taylor_channel=torch.rand(3)),
+        "down.weight": Evidence(taylor_gate=torch.rand(8)),
+        "mix.weight": Evidence(taylor_gate=torch.rand(3)),
+        "out.weight": Evidence(taylor_gate=torch.rand(3)),
     }
     assert list(select_masks(model, 0.3, **settings, evidence=known).kept_channels) == ["down"]
-    known["up.weight"] = Evidence(taylor_channel=torch.tensor([0.5, 0.1, 0.5, 0.5, 0.5, 0.5]))
+    known["up.weight"] = Evidence(taylor_gate=torch.tensor([0.5, 0.1, 0.5, 0.5, 0.5, 0.5]))
     kept = select_masks(model, 0.1, **settings, evidence=known).kept_channels
     assert sorted(kept) == ["down", "up"]
     assert kept["up"].tolist() == [True, False] + [True] * 4

@@ -26,9 +26,9 @@ class Evidence:
         name: the weight's parameter name.
         taylor_weight: mean over batches of (w·∂L/∂w)², of the weight's shape.
         taylor_channel: the same of the sum over each output channel, (outputs,).
-        taylor_gate: the same of a gate behind each channel's BatchNorm, (outputs,).
+        taylor_gate: mean over batches of (∂L/∂g)² of a gate behind each channel's BatchNorm, (outputs,).
         fisher_weight: mean over images of (w·∂L/∂w)², of the weight's shape.
-        fisher_channel: the same of the sum over each output channel, (outputs,).
+        fisher_channel: mean over images of (∂L/∂g)² of a gate behind each channel's BatchNorm, (outputs,).
         norm_scale: |γ| of the BatchNorm that reads the layer's output, (outputs,).
         map_rank: mean rank of the channel's feature map, (outputs,).
         input_norm: ℓ2 norm of the input channel, (outputs, inputs an output reads).

@@ -153,9 +153,10 @@ class FisherWeight:
 @collectors.register("fisher_channel")
 @dataclass(frozen=True)
 class FisherChannel:
-    """The same of a factor on each output channel's weights, (outputs,) (Theis et al., 2018)."""
+    """The Fisher information of a gate behind each channel's BatchNorm, (outputs,) (Theis et al., 2018)."""
 
     gradients: ClassVar[Gradients] = "image"
 
-    def listen(self, model: nn.Module, sites: Mapping[str, Site]) -> SquaredChange:  # noqa: ARG002 (the role's)
-        return SquaredChange(channel_changes(sites))
+    def listen(self, model: nn.Module, sites: Mapping[str, Site]) -> SquaredChange:
+        changes = GateChanges(model, sites)
+        return SquaredChange(changes, changes.handles)

@@ -20,8 +20,8 @@ class Fisher:
     near a minimum are little more than the noise of the batch.
 
     Attributes:
-        per: `weight` squares each w·∂L/∂w; `channel` squares their sum over an output channel (Theis et al.,
-            2018), so that weights that undo each other's effect are not counted twice.
+        per: `weight` scores each weight by itself; `channel` has the gradient of a gate behind the channel's
+            BatchNorm in place of w·∂L/∂w (Theis et al., 2018), so that what its weights do together counts.
     """
 
     per: Fineness = "channel"

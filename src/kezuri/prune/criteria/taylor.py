@@ -1,7 +1,7 @@
 """First-order change of the loss."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,22 +16,23 @@ class Taylor:
     """What the loss would change by, to first order, squared batch by batch (Molchanov et al., 2019).
 
     Attributes:
-        per: `channel` squares the sum of w·∂L/∂w over an output channel, as a factor on its weights feels it;
-            `weight` squares each w·∂L/∂w, for units smaller than a channel.
-        gate: of channels, the squared gradient of a gate behind the BatchNorm, where their published code
-            has it, and not before it: what goes with the channel's bias and shift is then counted too.
+        per: `channel` squares ∂L/∂g of a gate g = 1 on an output channel; `weight` squares each w·∂L/∂w, for
+            units smaller than a channel.
+        gate: where a channel's gate stands. `norm`: behind its BatchNorm (or its bias, without one), as
+            published, so that all that goes with the channel counts; `weights`: on its weights alone, where
+            it feels the sum of w·∂L/∂w.
     """
 
     per: Fineness = "channel"
-    gate: bool = False
+    gate: Literal["norm", "weights"] = "norm"
 
     normalize: ClassVar[Normalize] = "none"
 
     def __post_init__(self) -> None:
         if self.per not in ("channel", "weight"):
             raise RecipeError(f"taylor is per 'channel' or 'weight', got {self.per!r}")
-        if self.gate and self.per == "weight":
-            raise RecipeError("a gate is on a channel: taylor with gate=True is per 'channel', got 'weight'")
+        if self.gate not in ("norm", "weights"):
+            raise RecipeError(f"a gate of taylor is behind the 'norm' or on the 'weights', got {self.gate!r}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -39,7 +40,9 @@ class Taylor:
 
     @property
     def _part(self) -> str:
-        return "taylor_gate" if self.gate else f"taylor_{self.per}"
+        if self.per == "weight":
+            return "taylor_weight"
+        return "taylor_gate" if self.gate == "norm" else "taylor_channel"
 
     def __call__(self, weight: Tensor, evidence: Evidence) -> Tensor:
         known = evidence.require(self._part)
