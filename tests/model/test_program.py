@@ -152,3 +152,21 @@ def test_sums_over_channels_that_are_not_zero_when_masked_keep_them(gate, free: 
     couplings = couple(model, STEPS)
     assert (couplings.named("a").reason is None) == free
     halved(model, STEPS)
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.Conv2d(16, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(F.relu(self.norm(self.a(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("model", "layer"), [(Attention(), "embed"), (Grouped(), "a")])
+def test_norm_widths_go_when_asked_to_and_count_only_what_is_left(model: nn.Module, layer: str) -> None:
+    assert "Norm width" in (couple(model.eval(), IMAGES).named(layer).reason or "")
+    result = halved(model, IMAGES, result="auto", choices=Choices(norms=True))
+    assert result.model.get_parameter("norm.weight").shape == (8,)
+    assert torch.allclose(result.masked(IMAGES), result.model(IMAGES), atol=1e-5)

@@ -47,6 +47,10 @@ class ModelError(UsageError):
     """A model cannot be built, or does not fit its data."""
 
 
+class NotFollowed(ModelError):
+    """torch.export cannot follow a model that runs."""
+
+
 class GoalUnreachable(UsageError):
     """No model can meet this goal."""
 

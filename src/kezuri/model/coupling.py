@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kezuri.core.errors import ModelError, UsageError
+from kezuri.core.errors import NotFollowed, UsageError
 from kezuri.model.channels import DEFAULT, SINGLE, Choices
 from kezuri.model.exported import example_batch, trace
 from kezuri.model.families import Coupling, Couplings, Member, Row
@@ -61,7 +61,8 @@ def couple(
         every coupling in execution order, the blocked ones with their reason.
 
     Raises:
-        ModelError: torch.export cannot follow the model; the line it stopped at is named.
+        NotFollowed: torch.export cannot follow the model; the line it stopped at is named.
+        ModelError: the model does not accept the inputs.
         UsageError: a pattern in `protect` fits no module; near names are listed.
         ProofFailed: a trial cut was needed and the model's answers are random or not finite.
     """
@@ -69,11 +70,11 @@ def couple(
     inputs = example_batch(model, example_inputs)
     try:
         grouped = group(model, trace(model, inputs, choices))
-    except ModelError as error:
+    except NotFollowed as error:
         if not fallback:
-            raise ModelError(f"{error}; or couple it with fallback=True, {INSIDE}") from error
+            raise NotFollowed(f"{error}; or couple it with fallback=True, {INSIDE}") from error
         if result == "program":
-            raise ModelError(f"{error}; without its graph there is no program") from error
+            raise NotFollowed(f"{error}; without its graph there is no program") from error
         grouped = group_parts(model, inputs, choices, str(error))
     items = tuple(_guarded(item, protected) for item in grouped.couplings)
     found = replace(grouped.couplings, items=items)

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import config as fx_config
 
-from kezuri.core.errors import ModelError
+from kezuri.core.errors import ModelError, NotFollowed
 from kezuri.model import coupling_rules  # noqa: F401  registers the rules
 from kezuri.model.channels import DEFAULT, SINGLE, Axes, Call, Channels, Choices, Tag, sizes
 from kezuri.model.coupling_rule import rules, unknown
@@ -239,7 +239,7 @@ def _refusal(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> 
         return ModelError(
             f"the model does not accept an input of shape {shapes}{_users_line(plain)}: {_first_line(plain)}"
         )
-    return ModelError(
+    return NotFollowed(
         f"torch.export cannot follow the model{where}: {_first_line(error)}. Rewrite that line so that no "
         "Python decision or size depends on the values of a tensor (torch.where instead of `if`, a fixed "
         "size instead of a count), or move it out of `forward`"

@@ -15,6 +15,7 @@ from kezuri.core.seeds import derive
 from kezuri.model.exported import example_batch
 from kezuri.model.families import Couplings
 from kezuri.model.modes import evaluating
+from kezuri.model.narrowed_norms import narrow_norms_
 from kezuri.model.program import Blueprint, Program
 from kezuri.model.shrink import Structure, mask_channels_, shrink_, structure_of
 
@@ -213,8 +214,8 @@ class _Attempts:
     def result(self) -> tuple[nn.Module, nn.Module]:
         """The model as cut by what was accepted, and masked alike."""
         structure, small, masked, _ = self.best
-        if self.subject is self.model:
-            return small, masked
+        if self.subject is self.model or self.batches == 1:
+            return small, masked  # a trial only asks what was rejected
         chosen = {name: self.kept[name] for name in self.accepted}
         return self._cut(self.model, structure, chosen), self._masked(self.model, chosen, buffers=True)
 
@@ -229,6 +230,8 @@ class _Attempts:
     def _masked(self, model: nn.Module, chosen: Mapping[str, Tensor], *, buffers: bool) -> nn.Module:
         masked = copy.deepcopy(model)
         mask_channels_(masked, self.couplings, chosen, buffers=buffers)
+        if self.couplings.choices.norms:
+            narrow_norms_(masked, structure_of(self.couplings, chosen))
         return masked
 
     def _cut(self, model: nn.Module, structure: Structure, names: Iterable[str]) -> nn.Module:

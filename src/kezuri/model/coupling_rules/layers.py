@@ -84,7 +84,8 @@ def norm_across_channels(channels: Channels, call: Call) -> Axes:
     """Pinned unless asked otherwise: removing a channel changes the statistics of the others."""
     x, reason = call.axes("input"), "LayerNorm width" if call.name == "layer_norm" else "RMSNorm width"
     normalized = x[-len(call.arguments["normalized_shape"]) :]
-    for ids in normalized if not channels.choices.norms else []:
+    allowed = channels.choices.norms and len(normalized) == 1 and call.axes("weight")
+    for ids in normalized if not allowed else []:
         channels.pin(ids, reason)
     for argument in ("weight", "bias"):
         for ids, own in zip(normalized, call.axes(argument), strict=False):
@@ -96,7 +97,7 @@ def norm_across_channels(channels: Channels, call: Call) -> Axes:
 def group_norm(channels: Channels, call: Call) -> Axes:
     """Pinned unless asked otherwise: removing a channel changes the statistics of its group."""
     x, groups = call.axes("input"), call.arguments["num_groups"]
-    if not channels.choices.norms:
+    if not channels.choices.norms or not call.axes("weight"):
         channels.pin(x[1], "GroupNorm width")
     alike(channels, x[1].reshape(groups, -1))
     for argument in ("weight", "bias"):
