@@ -265,13 +265,17 @@ class _Trial:
         outcome.rejected = {name: why[:300] for name, why in self.result.rejected.items()}
         outcome.rewritten = getattr(self.result, "rewritten", None)
         outcome.left = _parameters(model) / _parameters(self.dense)
-        smaller = set(self.result.structure.kept)
         for name in sorted(self.graph.cut):
-            if name not in smaller if name not in states else states[name] != "cut":
+            if states.get(name) != "cut" and not self._loses_outputs(name):
                 why = next((row.reason for row in rows if row.layer == name), None)
                 outcome.missed.append(f"{name} is not cut ({why or 'no reason given'})")
         outcome.missed += [f"{name} is cut" for name in sorted(self.graph.whole) if states.get(name) == "cut"]
         assert outcome.left < 1, f"nothing is cut: {', '.join(outcome.blocked) or 'no reason given'}"
+
+    def _loses_outputs(self, name: str) -> bool:
+        """A parameter got smaller, or the weight of a layer that is used in ways of its own did."""
+        kept = self.result.structure.kept
+        return name in kept or 0 in kept.get(f"{name}.weight", {})
 
     def _in_float64(self, inputs: Inputs) -> float:
         inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)

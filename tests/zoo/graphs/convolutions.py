@@ -336,7 +336,7 @@ def channels_last_and_in_place() -> nn.Module:
     def run(net: Net, x: Tensor) -> Tensor:
         x = net.a(x.to(memory_format=torch.channels_last)).contiguous()
         x = F.relu_(x)
-        x += net.b(x).mul_(0.5)
+        x = net.b(x).mul_(0.5).add_(x)
         x.mul_(2).sub_(0.1)
         return net.head(pooled(x))
 
