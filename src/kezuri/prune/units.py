@@ -157,10 +157,7 @@ class Channels(UnitGroup):
             step=step,
             scored=scored,
             shape=None,
-            likeness=(
-                coupling.width,
-                tuple(sorted((m.role, m.dim, m.positions.shape[1], shapes[m.parameter]) for m in members)),
-            ),
+            likeness=likeness(coupling, shapes),
             judged=judged,
             members=members,
             shapes=shapes,
@@ -207,6 +204,14 @@ class Channels(UnitGroup):
 def _over(along: Tensor, dim: int, dims: int) -> Tensor:
     """A vector as a view that spans dimension `dim` of a tensor of `dims` dimensions."""
     return along.view([-1 if other == dim else 1 for other in range(dims)])
+
+
+def likeness(coupling: Coupling, shapes: Mapping[str, tuple[int, ...]]) -> Hashable:
+    """What couplings of equal shape have in common: width, and the members whose shapes are given."""
+    known = (member for member in coupling.members if member.parameter in shapes)
+    return coupling.width, tuple(
+        sorted((one.role, one.dim, one.positions.shape[1], shapes[one.parameter]) for one in known)
+    )
 
 
 def judges(coupling: Coupling) -> tuple[Member, ...]:

@@ -1,0 +1,179 @@
+"""Proposals timed in the user's runtime, before anything is trained."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from kezuri.core.errors import UsageError
+from kezuri.core.measurement import Measurement
+from kezuri.measure.latency import Comparison, compare_latency
+from kezuri.measure.size import weights_size
+from kezuri.model.modes import device_of, evaluating
+from kezuri.model.shrink import structure_of
+from kezuri.recipe.costs import Costs, Proposal
+from kezuri.runtime.export import _anonymise_, export_onnx
+from kezuri.runtime.runner import Session, Threads, runners
+from kezuri.runtime.sliced import SliceableExport
+
+RACES = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A proposal ready to be loaded by the runtime.
+
+    Attributes:
+        model: the file, or the module where the runtime takes one.
+        size: bytes of the file; of the weights where there is none.
+    """
+
+    model: Path | nn.Module
+    size: Measurement
+
+
+class Timing(AbstractContextManager["Timing"]):
+    """Prepares the proposals for one model, each once, and times them in turns.
+
+    One export serves them all where it can: a cut is a slice of the exported weights. A proposal whose slices
+    do not run is cut and exported by itself.
+
+    Args:
+        costs: of the model; it takes one batch of floating point numbers, of which the first is timed.
+        runtime: the name of a runner.
+        threads: of the runtime.
+    """
+
+    def __init__(self, costs: Costs, runtime: str = "onnxruntime", threads: Threads = 1) -> None:
+        """Nothing is exported yet.
+
+        Raises:
+            UsageError: the model takes something else.
+            UnknownName: there is no such runner.
+        """
+        self.costs = costs
+        self.runner = runners[runtime]()
+        self.exports = runtime != "torch"
+        self.threads: Threads = threads
+        self.shape = timed_shape(costs.inputs)
+        self._folder = TemporaryDirectory()
+        self._ready: dict[tuple[tuple[str, bytes], ...], Prepared] = {}
+
+    def prepared(self, proposal: Proposal) -> Prepared:
+        """The proposal in the form the runtime takes.
+
+        Raises:
+            ModelError: it cannot be exported; the operation at fault is named.
+        """
+        removing = {name: kept for name, kept in proposal.items() if not kept.all()}
+        key = tuple(sorted((name, kept.numpy().tobytes()) for name, kept in removing.items()))
+        if key not in self._ready:
+            self._ready[key] = self._prepare(removing, Path(self._folder.name) / f"{len(self._ready)}.onnx")
+        return self._ready[key]
+
+    def compare(self, proposals: Mapping[str, Proposal], *, seconds: float) -> Comparison:
+        """Times proposals in turns for so many seconds in all; speedups are against the first.
+
+        They are loaded anew for each of three races, as where a model happens to lie in memory is worth a per
+        cent. Values are the median race's, spreads those of all races.
+        """
+        models = {name: self.prepared(proposal).model for name, proposal in proposals.items()}
+        races = [
+            compare_latency(
+                {name: self._loaded(model) for name, model in models.items()},
+                self.shape,
+                calls=1000,
+                budget_seconds=seconds / RACES,
+            )
+            for _ in range(RACES)
+        ]
+        return Comparison(
+            {name: _pooled([race.latencies[name] for race in races]) for name in models},
+            {name: _pooled([race.speedups[name] for race in races]) for name in models},
+        )
+
+    def _loaded(self, model: Path | nn.Module) -> Session:
+        session: Session = self.runner.prepare(model, threads=self.threads)
+        return session
+
+    def _prepare(self, proposal: Proposal, path: Path) -> Prepared:
+        if not self.exports:
+            model = self.costs.build(proposal)
+            return Prepared(model, weights_size(model))
+        if not self._slices(proposal, path):
+            export_onnx(self.costs.build(proposal), self.shape, path)
+        return Prepared(path, Measurement("size", _bytes(path), "bytes", conditions={"format": "onnx"}))
+
+    def _slices(self, proposal: Proposal, path: Path) -> bool:
+        """Writes a slice of the one export; whether it runs and answers in the dense model's form."""
+        images = np.zeros((2, *self.shape), dtype=np.float32)
+        try:
+            self._export.write(structure_of(self.costs.couplings, proposal), path)
+            return self._loaded(path).run(images).shape == self._answer
+        except Exception:  # a runtime's own errors share no base: sizes do not fit
+            return False
+
+    @cached_property
+    def _export(self) -> SliceableExport:
+        return SliceableExport(self.costs.model, self.shape)
+
+    @cached_property
+    def _answer(self) -> tuple[int, ...]:
+        """The shape of the model's first answer to two examples."""
+        model = self.costs.model
+        examples = torch.zeros(2, *self.shape, device=device_of(model))
+        with evaluating(model), torch.no_grad():
+            first: Tensor = pytree.tree_leaves(model(examples))[0]
+        return tuple(first.shape)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+
+def timed_shape(inputs: tuple[Tensor, ...]) -> tuple[int, int, int]:
+    """The shape of one example, as the runtimes take it.
+
+    Raises:
+        UsageError: the model takes several inputs, or something else than floating point numbers.
+    """
+    if len(inputs) != 1 or not inputs[0].is_floating_point() or inputs[0].dim() < 2:
+        shapes = ", ".join(f"{tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}" for part in inputs)
+        raise UsageError(
+            "size and latency are measured of models that take one batch of floating point numbers, got "
+            f"{shapes}; give a budget of params or macs instead, and leave the pay-off check out"
+        )
+    shape: tuple[int, int, int] = tuple(inputs[0].shape[1:])  # type: ignore[assignment]
+    return shape
+
+
+def _bytes(path: Path) -> int:
+    """What `export_onnx` would write, which keeps no notes of where operations came from."""
+    proto = onnx.load(path)
+    _anonymise_(proto)
+    size: int = proto.ByteSize()
+    return size
+
+
+def _pooled(races: Sequence[Measurement]) -> Measurement:
+    middle = sorted(races, key=lambda race: race.value)[len(races) // 2]
+    return replace(
+        middle,
+        low=min(race.value if race.low is None else race.low for race in races),
+        high=max(race.value if race.high is None else race.high for race in races),
+        samples=sum(race.samples for race in races),
+    )
