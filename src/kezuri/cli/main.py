@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from kezuri.cli import bench, check, compare, compress, demo, list_, new, report, resume, run
+from kezuri.cli import bench, check, compare, compress, demo, inspect, list_, new, report, resume, run
 from kezuri.core.errors import Interrupted, KezuriError, KezuriWarning, ResourceError, UsageError, users_line
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("compress")(compress.compress)
 app.command("run")(run.run)
 app.command("resume")(resume.resume)
 app.command("check")(check.check)
+app.command("inspect")(inspect.inspect)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("bench")(bench.bench)
