@@ -55,6 +55,7 @@ class Channels:
         self.axes: dict[fx.Node, Axes | list[Axes]] = {}
         self.parameters: dict[fx.Node, str] = {}
         self.vanishing: set[fx.Node] = set()
+        self.unknown: set[fx.Node] = set()
         self.numbers: dict[fx.Node, Ids] = {}
         self.tensors: dict[str, Axes] = {}
         self.roles: dict[tuple[str, int], Role] = {}

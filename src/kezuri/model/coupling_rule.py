@@ -28,6 +28,7 @@ def rule(*operations: str) -> Callable[[Rule], Rule]:
 
 def unknown(channels: Channels, call: Call) -> Axes | list[Axes]:
     """The rule of an operation that has none: nothing that goes through it can be removed."""
+    channels.unknown.add(call.node)
     reason = f"operation aten.{call.name} is not known"
     for axes in call.inputs():
         for ids in axes:

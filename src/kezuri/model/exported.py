@@ -132,14 +132,15 @@ def _note_numbers(channels: Channels, node: fx.Node, tensor: object) -> None:
 def _followed(channels: Channels, call: Call) -> Axes | list[Axes]:
     """What the operation's rule says, or pinned where it has none or meets a form it does not know."""
     if not call.gives_tensors:
+        channels.unknown.add(call.node)
         return []
     if call.name not in rules or not call.ordinary:
         return unknown(channels, call)
     try:
         axes = rules[call.name](channels, call)
+        return axes if call.fits(axes) else unknown(channels, call)
     except (LookupError, ValueError, TypeError):  # TypeError: a size that varies where a number is needed
         return unknown(channels, call)
-    return axes if call.fits(axes) else unknown(channels, call)
 
 
 class _Weights:

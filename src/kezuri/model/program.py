@@ -79,6 +79,7 @@ class Blueprint:
         calls = {node.name: node for node in program.graph.nodes if node.op == "call_function"}
         module = program.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
+        _name_as(module, model)
         return cls(module, channels, calls, model.training, _only_batch(program))
 
     def build(self, structure: Structure) -> Program:
@@ -97,6 +98,21 @@ class Blueprint:
         program._non_persistent_buffers_set.update(survivors.tables)
         _shrink_(program, structure)
         return program.train(self.training)
+
+
+def _name_as(module: fx.GraphModule, model: nn.Module) -> None:
+    """Has a tensor that the model holds twice go by its first name there."""
+    names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    first = {alias: names[id(tensor)] for alias, tensor in tensors_of(model, aliases=True).items()}
+    tensors = tensors_of(module, aliases=True)
+    for node in module.graph.nodes:
+        name = first.get(node.target, node.target) if node.op == "get_attr" else node.target
+        if name != node.target:
+            owner, _, leaf = name.rpartition(".")
+            if owner and owner not in dict(module.named_modules()):
+                module.add_submodule(owner, nn.Module())
+            setattr(module.get_submodule(owner), leaf, tensors[node.target])
+            node.target = name
 
 
 def _only_batch(program: ExportedProgram) -> int | None:

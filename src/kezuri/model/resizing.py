@@ -48,7 +48,7 @@ _resizers: dict[str, Resizer] = {}
 def resize(survivors: Survivors, call: Call, node: fx.Node) -> None:
     """Changes the sizes that `node`, a copy of `call`, has written out."""
     function = _resizers.get(call.name)
-    if function is not None and call.gives_tensors and call.ordinary:
+    if function is not None and call.node not in survivors.channels.unknown:
         function(survivors, call, node)
 
 
@@ -204,6 +204,13 @@ def _grouped(survivors: Survivors, call: Call, node: fx.Node) -> None:
 def _normalised(survivors: Survivors, call: Call, node: fx.Node) -> None:
     own = list(_argument(node, "normalized_shape"))
     _put(node, "normalized_shape", _sizes(survivors, node, own, call.axes("input")[-len(own) :]))
+
+
+@_of("group_norm")
+def _one_group_a_channel(survivors: Survivors, call: Call, node: fx.Node) -> None:
+    ids = call.axes("input")[1]
+    if call.arguments["num_groups"] == len(ids):
+        _put(node, "num_groups", survivors.count(ids))
 
 
 @_of("scaled_dot_product_attention")

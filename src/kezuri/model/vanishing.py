@@ -175,6 +175,6 @@ def _attended(call: Call) -> bool:
     return call.vanishes("value")
 
 
-@_of("einsum")
+@_of("einsum", "tensordot")
 def _summed_products(call: Call) -> bool:
     return all(node in call.channels.vanishing or call.fixed(call.axes_of(node)) for node in _tensors(call))

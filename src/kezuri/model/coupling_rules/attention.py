@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kezuri.model.channels import SINGLE, Axes, Call, Channels
+from kezuri.model.channels import Axes, Call, Channels
 from kezuri.model.coupling_rule import rule
 from kezuri.model.coupling_rules.layers import contract
 from kezuri.model.union_find import Ids
@@ -64,9 +64,11 @@ def product_with_shift(channels: Channels, call: Call) -> Axes:
 def summed_products(channels: Channels, call: Call) -> Axes:
     """Dimensions of one letter are one; letters that do not come out are summed over."""
     equation = call.arguments["equation"].replace(" ", "")
-    if "." in equation or "->" not in equation:
+    if "." in equation:
         raise ValueError(f"einsum of the form {equation}")
-    terms, result = equation.split("->")
+    terms, arrow, result = equation.partition("->")
+    if not arrow:
+        result = "".join(sorted(letter for letter in set(terms) - {","} if terms.count(letter) == 1))
     nodes = call.arguments["tensors"]
     tensors = [call.axes_of(node) for node in nodes]
     seen: dict[str, list[tuple[int, Ids]]] = {}
@@ -82,6 +84,27 @@ def summed_products(channels: Channels, call: Call) -> Axes:
     everywhere = [letter for letter in result if len(seen[letter]) == len(tensors)]
     _name_heads(channels, *([seen[letter][at][1] for letter in everywhere] for at in range(len(tensors))))
     return [_best(channels, seen, letter) for letter in result]
+
+
+@rule("tensordot")
+def products_over(channels: Channels, call: Call) -> Axes:
+    """Sums over the named dimensions of both; the others come one tensor's after the other's."""
+    left, right = call.axes("self"), call.axes("other")
+    over = [
+        [dim % len(axes) for dim in call.arguments[f"dims_{name}"]]
+        for name, axes in (("self", left), ("other", right))
+    ]
+    pairs = [(left[one], right[other]) for one, other in zip(*over, strict=True)]
+    contract(channels, call, pairs=pairs, factors=("self", "other"))
+    name = call.parameter("other")
+    for dim in range(len(right)):
+        channels.set_role(name, dim, "input" if dim in over[1] else "output")
+    return [
+        ids
+        for axes, gone in zip((left, right), over, strict=True)
+        for dim, ids in enumerate(axes)
+        if dim not in gone
+    ]
 
 
 @rule("bilinear")
@@ -141,7 +164,5 @@ def _join_groups(channels: Channels, heads: Ids, fewer: Ids) -> None:
     """Heads of queries with those of keys and values, of which there may be fewer (grouped queries)."""
     if len(fewer) == len(heads):
         channels.join(heads, fewer)
-    elif len(fewer) == 1:
-        channels.pin(heads, SINGLE)
-    else:
+    elif len(fewer) > 1:
         channels.join(heads, np.repeat(fewer, len(heads) // len(fewer)))

@@ -95,11 +95,18 @@ def norm_across_channels(channels: Channels, call: Call) -> Axes:
 
 @rule("group_norm")
 def group_norm(channels: Channels, call: Call) -> Axes:
-    """Pinned unless asked otherwise: removing a channel changes the statistics of its group."""
+    """Pinned unless asked otherwise: removing a channel changes the statistics of its group.
+
+    Where every channel is a group, it has its own.
+    """
     x, groups = call.axes("input"), call.arguments["num_groups"]
-    if not channels.choices.norms or not call.axes("weight"):
-        channels.pin(x[1], "GroupNorm width")
-    alike(channels, x[1].reshape(groups, -1))
+    if groups == len(x[1]):
+        if call.parameter("weight") is None:
+            channels.suspect(x[1], "literal size in group_norm")
+    else:
+        if not channels.choices.norms or not call.axes("weight"):
+            channels.pin(x[1], "GroupNorm width")
+        alike(channels, x[1].reshape(groups, -1))
     for argument in ("weight", "bias"):
         for own in call.axes(argument):
             channels.join(x[1], own)

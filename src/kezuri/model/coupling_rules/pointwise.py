@@ -75,7 +75,7 @@ def reduction(channels: Channels, call: Call) -> Axes:
     return [ids for dim, ids in enumerate(x) if dim not in gone]
 
 
-@rule("softmax", "log_softmax", "cumsum", "sort", "argsort", "logcumsumexp", "_softmax", "cumprod")
+@rule("softmax", "log_softmax", "cumsum", "argsort", "logcumsumexp", "_softmax", "cumprod")
 def along(channels: Channels, call: Call) -> Axes:
     """Pins the dimension whose entries compete."""
     x = call.axes("self")
@@ -128,7 +128,7 @@ def pooling_with_places(channels: Channels, call: Call) -> list[Axes]:
     return [[*x[:-pooled], *pixels], [*x[:-pooled], *pixels]]
 
 
-@rule("max", "min", "topk", "var_mean", "std_mean")
+@rule("max", "min", "topk", "sort", "kthvalue", "mode", "var_mean", "std_mean")
 def competition(channels: Channels, call: Call) -> Axes | list[Axes]:
     """Of two tensors the pointwise maximum; else a dimension is pinned and shortened."""
     if call.arguments.get("other") is not None:

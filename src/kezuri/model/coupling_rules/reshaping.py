@@ -323,9 +323,8 @@ def _merged(channels: Channels, parts: Axes) -> Ids:
     if len(parts) == 1:
         return parts[0]
     free = [at for at, ids in enumerate(parts) if (ids >= 0).any()]
-    if len(free) > 1:
-        for ids in parts:
-            channels.pin(ids, "two dimensions of channels are merged")
+    for at in free[1:]:
+        channels.pin(parts[at], "two dimensions of channels are merged")
     named = [at for at, ids in enumerate(parts) if channels.tag(ids) is not None and len(ids) > 1]
     kept = (free or named or [0])[0]
     sizes = [len(ids) for ids in parts]
