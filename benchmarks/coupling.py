@@ -2,12 +2,12 @@
 
     python benchmarks/coupling.py
 
-Half of the channels of ResNet-50, DenseNet-121 and Swin-T at 224x224 go, by L2 norm and layer by layer. Both
-tools take turns in one process on copies of one model; medians of processor time, lowest and highest. Kezuri's
-time is told apart: the export by torch.export, analysis with choice and cut, and the proof, which the rival has
-not. A rival that does not end in --limit seconds is stopped, in a process of its own. Networks of torchvision
-and the rival are compared where they are installed (`pip install torch-pruning==1.6.1` beside what `make zoo`
-installs); growth is measured on chains of residual blocks of 50 to 2,000 operations.
+Half of the channels of ResNet-50, DenseNet-121 and Swin-T at 224x224 go, by L2 norm and layer by layer.
+Both tools take turns in one process on copies of one model; medians of processor time, lowest and highest.
+Kezuri's time is told apart: the export by torch.export, analysis with choice and cut, and the proof, which
+the rival has not. A rival that does not end in --limit seconds is stopped, in a process of its own. Networks
+of torchvision and the rival are compared where they are installed (`pip install torch-pruning==1.6.1` beside
+what `make zoo` installs); growth is measured on chains of residual blocks of 50 to 2,000 operations.
 """
 
 import argparse
