@@ -73,6 +73,15 @@ def test_reasons_are_grouped_and_nothing_is_left_out() -> None:
     assert said[-1][1].endswith("1 free, 1 free in a rewritten program only, 2 blocked couplings")
 
 
+def test_long_lists_are_cut_only_where_the_table_has_them() -> None:
+    blocked, free = small().couplings[:2]
+    many = tuple(dataclasses.replace(free, name=f"l{at}", untimed="no time") for at in range(9))
+    stuck = tuple(dataclasses.replace(blocked, name=f"b{at}") for at in range(9))
+    said = dict(lines(small(couplings=(*many, *stuck))))
+    assert said["no ms"].startswith("no time: l0 (8)") and said["no ms"].endswith("l5 (8), and 3 more")
+    assert all(f"b{at} (3)" in said["blocked"] for at in range(9))
+
+
 @pytest.mark.parametrize(("couplings", "words"), [((), "no couplings"), (small().couplings[:1], "1 blocked")])
 def test_a_model_without_anything_to_cut(couplings: tuple[InspectedCoupling, ...], words: str) -> None:
     assert words in lines(small(couplings=couplings, latency=None, timed=""))[-1][1]

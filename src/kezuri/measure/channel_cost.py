@@ -53,11 +53,11 @@ def channel_costs(model: nn.Module, couplings: Couplings, image_shape: tuple[int
         image_shape: (channels, height, width).
     """
     counter = _Counter(model, couplings, image_shape)
-    macs = {coupling.name: _lost(coupling, couplings.shapes, counter.weights) for coupling in couplings}
+    macs = {coupling.name: _lost([coupling], couplings.shapes, counter.weights) for coupling in couplings}
     for needs_program in (False, True):
         macs |= counter.exact([one for one in couplings.free if (one.rewrite is not None) is needs_program])
     numels = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    params = {coupling.name: _lost(coupling, couplings.shapes, numels) for coupling in couplings}
+    params = {coupling.name: _lost([coupling], couplings.shapes, numels) for coupling in couplings}
     return ChannelCosts(counter.total, counter.weights, numels, params, macs)
 
 
@@ -101,16 +101,15 @@ class _Counter:
         """By name: the MACs that go with one unit, for those of which the weights do not tell all."""
         if not free:
             return {}
-        told = sum(self.weights.values()) - _left(free, self.couplings.shapes, self.weights)
-        counted = self._lost(free)
-        if counted == told:
+        counted = self._counted(free)
+        if counted == _lost(free, self.couplings.shapes, self.weights):
             return {}
         if len(free) == 1:
             return {free[0].name: counted}
         middle = len(free) // 2
         return self.exact(free[:middle]) | self.exact(free[middle:])
 
-    def _lost(self, free: Sequence[Coupling]) -> int:
+    def _counted(self, free: Sequence[Coupling]) -> int:
         kept = {coupling.name: torch.arange(coupling.width) > 0 for coupling in free}
         left = self._count_abstractly(self.cutter.cut(kept)) if self.abstract else None
         return self.total - (count_macs(self.cutter.cut(kept), self.image_shape) if left is None else left)
@@ -123,25 +122,21 @@ class _Counter:
             return None
 
 
-def _lost(coupling: Coupling, shapes: Mapping[str, tuple[int, ...]], amounts: Mapping[str, int]) -> int:
-    return sum(amounts.values()) - _left([coupling], shapes, amounts)
-
-
-def _left(
+def _lost(
     couplings: Iterable[Coupling], shapes: Mapping[str, tuple[int, ...]], amounts: Mapping[str, int]
 ) -> int:
-    """What is left of amounts that are proportional to their tensors, when a unit of each coupling goes."""
+    """What goes of amounts that are proportional to their tensors, when a unit of each coupling goes."""
     gone: dict[str, dict[int, int]] = {}
     for coupling in couplings:
         for member in coupling.members:
             dims = gone.setdefault(member.parameter, {})
             dims[member.dim] = dims.get(member.dim, 0) + member.positions.shape[1]
-    left = 0
-    for name, amount in amounts.items():
-        kept = [size - gone.get(name, {}).get(dim, 0) for dim, size in enumerate(shapes.get(name, ()))]
+    lost = 0
+    for name, dims in gone.items():
+        kept = prod(size - dims.get(dim, 0) for dim, size in enumerate(shapes[name]))
         # an amount is a whole multiple of the number of values, so this divides evenly
-        left += amount * prod(kept) // prod(shapes[name]) if name in gone else amount
-    return left
+        lost += amounts.get(name, 0) * (prod(shapes[name]) - kept) // prod(shapes[name])
+    return lost
 
 
 def _by_weight(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:

@@ -225,7 +225,7 @@ class _Races:
     def _check_time(self, seconds: float) -> None:
         """Ends what would take so much longer than there is time for."""
         if monotonic() - self.began + seconds > self.timer.budget_seconds:
-            raise UsageError(f"the {self.timer.budget_seconds:g} s for timing were over")
+            raise UsageError(f"the {self.timer.budget_seconds:g} s allowed for timing were over")
 
 
 def _names(groups: Sequence[tuple[Coupling, ...]]) -> list[str]:

@@ -8,6 +8,8 @@ from kezuri.report import numbers
 from kezuri.report.grid import Cell, Column, Grid, printable
 from kezuri.report.numbers import DASH
 
+SHOWN = 6  # names in a line, of those that the table holds too
+
 
 def couplings_table(inspection: Inspection) -> Grid:
     """One row for every coupling whose channels can go, in the order of execution."""
@@ -15,8 +17,8 @@ def couplings_table(inspection: Inspection) -> Grid:
     columns: list[tuple[Column, Callable[[InspectedCoupling], Cell]]] = [
         (Column("coupling", "coupling", align="left"), lambda one: Cell.word(one.name)),
         (Column("channels", "channels"), lambda one: Cell(width(one), one.width)),
-        (Column("layers", "written → read", align="left", spare=1), _layers),
-        (Column("readers", "by", align="left", spare=4), _readers),
+        (Column("layers", "writers → readers", align="left", spare=1), _layers),
+        (Column("readers", "read by", align="left", spare=4), _readers),
         (Column("state", "state", align="left"), lambda one: Cell(one.state, one.state)),
         (Column("params", "params", spare=3), lambda one: Cell(numbers.count(one.params), one.params)),
         (Column("macs", "MACs"), lambda one: Cell(numbers.count(one.macs), one.macs)),
@@ -129,17 +131,21 @@ def untimed(inspection: Inspection) -> dict[str, tuple[InspectedCoupling, ...]]:
 
 def lines(inspection: Inspection) -> list[tuple[str, str]]:
     """What stands below the table: a heading, empty where the one above goes on, and a text."""
-    said = [*_grouped("blocked", blocked(inspection)), *_grouped("program", rewritten(inspection))]
+    said = [*_grouped("blocked", blocked(inspection)), *_grouped("program", rewritten(inspection), SHOWN)]
     if inspection.timed:
         said.append(("ms", inspection.timed))
-    said += _grouped("no ms", untimed(inspection))
+    said += _grouped("no ms", untimed(inspection), SHOWN)
     return [*said, ("total", f"{headline(inspection)}: {_counted(inspection)}")]
 
 
-def _grouped(heading: str, reasons: dict[str, tuple[InspectedCoupling, ...]]) -> Iterable[tuple[str, str]]:
+def _grouped(
+    heading: str, reasons: dict[str, tuple[InspectedCoupling, ...]], most: int | None = None
+) -> Iterable[tuple[str, str]]:
+    """A line a reason, with all that it holds for, or `most` of them where the table has them too."""
     for reason, held in reasons.items():
-        names = ", ".join(f"{printable(one.name)} ({width(one)})" for one in held)
-        yield heading, f"{reason}: {names}"
+        names = [f"{printable(one.name)} ({width(one)})" for one in held]
+        more = [f"and {len(names) - most} more"] if most is not None and len(names) > most else []
+        yield heading, f"{reason}: {', '.join([*names[:most], *more])}"
         heading = ""
 
 
