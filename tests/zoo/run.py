@@ -37,7 +37,7 @@ def main() -> int:
     for which in LISTS if arguments.list == "all" else (arguments.list,):
         for name in graphs_of(which):
             key = f"{which}/{name}"
-            if not fnmatch(name, arguments.only) or (key in records and not arguments.again):
+            if not fnmatch(name, arguments.only) or not _wanted(records.get(key), arguments):
                 continue
             records[key] = record = _tried(which, name, arguments)
             _write(arguments.json, records)
@@ -55,8 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=float, default=14, metavar="GB", help="for each model")
     parser.add_argument("--without", default="", metavar="CHECKS", help=f"some of {','.join(CHECKS)}")
     parser.add_argument("--again", action="store_true", help="models with a known outcome too")
+    parser.add_argument("--failed", action="store_true", help="models that failed too")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     return parser
+
+
+def _wanted(record: dict | None, arguments: argparse.Namespace) -> bool:
+    if record is None or arguments.again:
+        return True
+    return arguments.failed and bool(Outcome.from_json(dict(record["outcome"])).failures)
 
 
 def _tried(which: str, name: str, arguments: argparse.Namespace) -> dict[str, object]:

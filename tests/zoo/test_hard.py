@@ -5,7 +5,7 @@ import pytest
 from .hard import hard
 from .trial import Outcome, try_graph
 
-SLOW = ("trains", "saves", "onnx")
+SLOW = ("trains", "saves", "default", "onnx")
 
 
 def test_there_are_graphs_of_every_kind():

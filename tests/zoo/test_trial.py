@@ -13,7 +13,7 @@ from .graph import Graph, Net, block, images, pooled
 from .hard import hard
 from .trial import furthest, masked, try_graph, try_model
 
-FAST = ("trains", "saves", "onnx")
+FAST = ("trains", "saves", "default", "onnx")
 
 
 def plain() -> nn.Module:
@@ -77,7 +77,7 @@ def test_what_the_model_cannot_do_itself_is_not_held_against_the_cut():
             with torch.no_grad():
                 return self.inner(x.view(2, 3, 8, 8))
 
-    outcome = try_model("of two", OfTwo(), (torch.randn(2, 3, 8, 8),), without=("onnx", "saves"))
+    outcome = try_model("of two", OfTwo(), (torch.randn(2, 3, 8, 8),), without=("onnx", "saves", "default"))
     assert outcome.checks["batch"].state == outcome.checks["trains"].state == "unable"
     assert not outcome.failures
 

@@ -66,7 +66,7 @@ def _graph(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) ->
 
 def _image(name: str) -> tuple[int, ...]:
     """Small, where the model takes small images."""
-    side = 224 if "vit_" in name or name == "maxvit_t" else 96 if "inception" in name else 64
+    side = 224 if "vit_" in name or name == "maxvit_t" else 299 if "inception" in name else 64
     return 3, side, side
 
 

@@ -360,7 +360,7 @@ def more_activations() -> nn.Module:
         x = F.hardtanh(net.a(x)) + F.softsign(net.a(x)) + F.logsigmoid(net.a(x)) - F.tanhshrink(net.a(x))
         x = (
             F.celu(net.b(x)) * F.threshold(net.b(x), 0.1, 0.2)
-            + F.relu6(x).mean()
+            + F.relu6(x).mean((2, 3), keepdim=True)
             + F.hardshrink(x).abs().sqrt()
         )
         return net.head(pooled(torch.atan(x) + x.sign() * x.erf() + torch.maximum(x, -x).log1p()))
