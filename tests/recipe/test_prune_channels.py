@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import torch
@@ -182,6 +183,7 @@ def test_a_budget_out_of_reach_says_how_far_it_goes_and_what_holds(resnet):
     text = str(caught.value)
     assert "parameters (0.1% of the dense model's) cannot be reached" in text
     assert "% protected (" in text and "floors and rounding (layer1.0.conv1" in text
+    assert sum(int(share) for share in re.findall(r"(\d+)%", text.partition("held by")[2])) in range(97, 104)
     furthest = prune_channels(resnet, IMAGES, 0.9999999, protect=["layer3"]).after.params
     assert f"{furthest:,.4g} are left" in text
 
@@ -231,6 +233,36 @@ def test_a_literal_size_gives_a_rewritten_program_unless_the_module_is_wanted():
         prune_channels(model, torch.zeros(2, 12), result="module")
     with pytest.raises(ModelError, match="literal size"):
         prune_channels(model, torch.zeros(2, 12), inplace=True)
+
+
+class Stubborn(nn.Module):
+    """One of its layers is read by code that breaks, or lies, when it gets narrower."""
+
+    def __init__(self, lies):
+        super().__init__()
+        self.lies = lies
+        self.a, self.b, self.c = nn.Linear(12, 16), nn.Linear(16, 24), nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        if x.shape[1] < 16:
+            x = x * 2 if self.lies else x.view(-1, 16)
+        return self.c(self.b(x).relu())
+
+
+@pytest.mark.parametrize("lies", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"budget": {"macs": 0.8}}, {"budget": {"params": 0.8}}])
+def test_what_cannot_be_proved_stays_whole_and_the_others_meet_the_target(lies, settings):
+    torch.manual_seed(0)
+    model = Stubborn(lies).eval()
+    pruned = prune_channels(model, torch.zeros(2, 12), criterion="l1", **settings)
+    assert set(pruned.report.rejected) == {"a"} and set(pruned.kept) == {"b"}
+    row = {row.layer: row for row in pruned.report}["a"]
+    assert row.state == "blocked" and row.reason.startswith("rejected: ")
+    assert "a was left whole: " in str(pruned.report)
+    gone = 1 - pruned.kept["b"].double().mean()
+    assert gone >= 0.5 if not settings else pruned.after.params <= 0.8 * pruned.before.params
+    assert pruned.proof <= 1e-5
 
 
 def test_in_place_the_optimizer_goes_on():

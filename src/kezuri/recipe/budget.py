@@ -9,7 +9,7 @@ import torch
 
 from kezuri.core.errors import GoalUnreachable, UsageError
 from kezuri.core.registry import unknown
-from kezuri.model.coupling import Couplings
+from kezuri.model.coupling import Coupling, Couplings, Member
 from kezuri.prune.scope import Choice
 from kezuri.recipe.costs import Costs, Proposal
 
@@ -18,6 +18,7 @@ MOST = 1 - 1e-9
 FINEST = 2.0**-26
 TRIES = 6
 SHOWN = 3
+ROLES = ("output", "other", "input")
 
 
 def check_budget(budget: Mapping[str, float]) -> dict[str, float]:
@@ -147,9 +148,9 @@ def what_holds(costs: Costs, couplings: Couplings, most: Proposal) -> str:
     left = costs.shapes(most)
     total = sum(map(prod, left.values()))
     reasons: dict[str, tuple[int, list[str]]] = {}
-    for reason, name, count in _holders(couplings, most, left):
-        before, names = reasons.get(reason, (0, []))
-        reasons[reason] = before + count, [*names, name]
+    for coupling, count in _held(couplings, most, left).items():
+        before, names = reasons.get(coupling.reason or "floors and rounding", (0, []))
+        reasons[coupling.reason or "floors and rounding"] = before + count, [*names, coupling.name]
     told = [
         f"{count / total:.0%} {reason} ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
         for reason, (count, names) in sorted(reasons.items(), key=lambda item: -item[1][0])
@@ -158,20 +159,19 @@ def what_holds(costs: Costs, couplings: Couplings, most: Proposal) -> str:
     return f"Of the {total:,} parameters that then stay, these are held by: {'; '.join(told)}"
 
 
-def _holders(
-    couplings: Couplings, most: Proposal, left: Mapping[str, Sequence[int]]
-) -> list[tuple[str, str, int]]:
-    """Why, by which coupling, and how many parameters stay; each counts for what it is an output of."""
-    found = []
+def _held(couplings: Couplings, most: Proposal, left: Mapping[str, Sequence[int]]) -> dict[Coupling, int]:
+    """How many parameters stay with each coupling; each counts once, where it is an output if it is any."""
+    counted: dict[str, Member] = {}
     for coupling in couplings:
-        reason = coupling.reason
-        if reason is None:
-            reason = "floors and rounding"
+        for member in coupling.members:
+            known = counted.setdefault(member.parameter, member)
+            if ROLES.index(member.role) < ROLES.index(known.role):
+                counted[member.parameter] = member
+    held = dict.fromkeys(couplings, 0)
+    for coupling in couplings:
         kept = int(most[coupling.name].sum()) if coupling.name in most else coupling.width
-        count = 0
         for member in coupling.members:
             shape = left.get(member.parameter)
-            if shape is not None and member.role != "input" and shape[member.dim]:
-                count += prod(shape) * kept * member.positions.shape[1] // shape[member.dim]
-        found.append((reason, coupling.name, count))
-    return found
+            if shape is not None and member.dim == counted[member.parameter].dim and shape[member.dim]:
+                held[coupling] += prod(shape) * kept * member.positions.shape[1] // shape[member.dim]
+    return held

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from kezuri.core.errors import ProofFailed
 from kezuri.measure.macs import count_macs
 from kezuri.model.coupling import Couplings
 from kezuri.model.exported import example_batch
@@ -69,7 +70,11 @@ class Costs:
         return shapes
 
     def macs(self, proposal: Proposal) -> int:
-        """Multiply-accumulates left, counted on tensors without content where the model's code allows it."""
+        """Multiply-accumulates left, counted on tensors without content where the model's code allows it.
+
+        Raises:
+            ProofFailed: the cut model does not run.
+        """
         key = tuple(int(proposal[c.name].sum()) if c.name in proposal else c.width for c in self.couplings)
         if key not in self._known:
             self._known[key] = self._count(proposal)
@@ -90,7 +95,10 @@ class Costs:
                 return count_macs(self._hollow(proposal), self.inputs)
             except (RuntimeError, NotImplementedError):
                 self._abstract = False  # a constant made in forward has content, or an answer decides a size
-        return count_macs(self.build(proposal), self.inputs)
+        try:
+            return count_macs(self.build(proposal), self.inputs)
+        except Exception as error:  # the user's code may raise anything
+            raise ProofFailed(f"the cut model fails: {type(error).__name__}: {error}") from error
 
     def _hollow(self, proposal: Proposal) -> nn.Module:
         """The cut model without content."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from kezuri.core.errors import GoalUnreachable
+from kezuri.core.errors import GoalUnreachable, ModelError, ProofFailed
 from kezuri.model.coupling import Couplings
+from kezuri.model.proof import cut
 from kezuri.prune.criterion import Criterion, criteria
 from kezuri.prune.evidence import Evidence
 from kezuri.prune.granularity import Channel
@@ -21,6 +22,7 @@ from kezuri.recipe.timing import Timing
 NEAR = {"size": 0.002, "latency": 0.03}
 """How far below its ceiling a measured value may stay, as a fraction of it."""
 RACE_SECONDS = 3.0
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Decision:
     """What goes.
 
     Attributes:
-        proposal: what stays, of every coupling that competed.
+        proposal: what stays, of every coupling that competed last.
         couplings: with the reason of those that did not compete.
         shortfall: fraction that floors hold.
         payoff: where it was checked.
@@ -80,6 +82,8 @@ class Proposing:
     ) -> None:
         self.order, self.model, self.costs, self.evidence, self.timing = order, model, costs, evidence, timing
         self.couplings = _with_evidence(model, costs.couplings, order.criterion, evidence)
+        self.rejected: dict[str, str] = {}
+        check_any_free(self.couplings)
 
     def decide(self) -> Decision:
         """What goes.
@@ -88,6 +92,24 @@ class Proposing:
             GoalUnreachable: the budget cannot be met.
             UsageError, MissingEvidence: as `select_masks`.
         """
+        while True:
+            try:
+                return self._decide()
+            except (ProofFailed, ModelError):
+                # a proposal that does not run or export; the proof knows which coupling is to blame
+                most = self._nested(self.order.channel).most
+                rejected = cut(self.model, self.couplings, most, self.costs.inputs).rejected
+                if not rejected:
+                    raise
+                self.reject(rejected)
+
+    def reject(self, reasons: Mapping[str, str]) -> None:
+        """Chooses without these couplings from now on."""
+        self.rejected |= reasons
+        self.couplings = blocked(self.couplings, {name: f"rejected: {why}" for name, why in reasons.items()})
+        check_any_free(self.couplings)
+
+    def _decide(self) -> Decision:
         choice = self._fitting(self._nested(self.order.channel))
         if not self.order.seconds or self.timing is None:
             return Decision(choice.kept, self.couplings, choice.shortfall, None)
@@ -176,6 +198,17 @@ class Proposing:
             return alone / found.speedups["cut"].value
 
         return latency
+
+
+def check_any_free(couplings: Couplings) -> None:
+    """Raises ModelError, with the reasons, unless channels of some coupling may go."""
+    if not couplings.free:
+        rows = [f"{row.layer} ({row.reason})" for row in couplings.explain() if row.reason]
+        more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+        raise ModelError(
+            f"no channel of the model may be cut: "
+            f"{', '.join(rows[:SHOWN]) or 'it has no layer whose channels are known'}{more}"
+        )
 
 
 def blocked(couplings: Couplings, reasons: Mapping[str, str]) -> Couplings:

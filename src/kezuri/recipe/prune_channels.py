@@ -3,20 +3,20 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from kezuri.core.errors import MissingEvidence, ModelError, UsageError
+from kezuri.core.errors import MissingEvidence, UsageError
 from kezuri.core.seeds import derive
 from kezuri.data import Data, from_dataset
-from kezuri.model.coupling import Choices, Couplings, couple
+from kezuri.model.coupling import Choices, couple
 from kezuri.model.exported import example_batch
 from kezuri.model.proof import Cut, cut
-from kezuri.model.shrink import mask_channels_
+from kezuri.model.shrink import mask_channels_, shrink_
 from kezuri.prune.criterion import Criterion, criteria
 from kezuri.prune.gather import gather
 from kezuri.prune.granularity import Channel
@@ -25,7 +25,7 @@ from kezuri.prune.select import check_sparsity
 from kezuri.recipe.budget import check_budget
 from kezuri.recipe.costs import Costs
 from kezuri.recipe.payoff import SECONDS
-from kezuri.recipe.proposing import Decision, Order, Proposing, blocked
+from kezuri.recipe.proposing import Decision, Order, Proposing, check_any_free
 from kezuri.recipe.pruned import Pruned, Report, rows_of
 from kezuri.recipe.timing import Timing, timed_shape
 from kezuri.runtime.runner import runners
@@ -35,7 +35,6 @@ ROUNDING = 8
 """Channels that the kernels of a runtime take at once, if `ROUNDINGS` does not name it."""
 ROUNDINGS = {"onnxruntime": 8}
 OTHER_ROUNDINGS = (16, 4, 1)
-SHOWN = 5
 
 
 def prune_channels(
@@ -120,14 +119,22 @@ def prune_channels(
         timed_shape(inputs)
     form = "module" if inplace else result
     couplings = couple(model, inputs, protect=protect, result=form, choices=Choices(heads, norms))
-    _check_any_free(couplings)
+    check_any_free(couplings)
     found = {} if shown is None else gather(model, order.criterion, shown, couplings=couplings, seed=seed)
     masked = copy.deepcopy(model)
     costs = Costs(masked, couplings, inputs)
     with Timing(costs, runtime) if order.is_timed else nullcontext() as timing:
-        decision = Proposing(order, model, costs, found, timing).decide()
-    done = cut(model, decision.couplings, decision.proposal, inputs, optimizer=optimizer, inplace=inplace)
-    return _pruned(decision, done, costs)
+        proposing = Proposing(order, model, costs, found, timing)
+        decision = proposing.decide()
+        done = cut(model, decision.couplings, decision.proposal, inputs)
+        while done.rejected:  # what is left whole counts no more, so that the target is met by the others
+            proposing.reject(done.rejected)
+            decision = proposing.decide()
+            done = cut(model, decision.couplings, decision.proposal, inputs)
+    if inplace:
+        shrink_(model, done.structure, optimizer)
+        done = replace(done, model=model)
+    return _pruned(decision, done, costs, proposing.rejected)
 
 
 def _criterion(given: str | Criterion, seed: int) -> Criterion:
@@ -180,26 +187,12 @@ def _shown(criterion: Criterion, data: object) -> Data | None:
     raise UsageError(f"data is a Data or a torch Dataset, got {type(data).__name__}")
 
 
-def _check_any_free(couplings: Couplings) -> None:
-    if not couplings.free:
-        rows = [f"{row.layer} ({row.reason})" for row in rows_of(couplings, {}) if row.reason]
-        more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-        raise ModelError(
-            f"no channel of the model may be cut: "
-            f"{', '.join(rows[:SHOWN]) or 'it has no layer whose channels are known'}{more}"
-        )
-
-
-def _pruned(decision: Decision, done: Cut, costs: Costs) -> Pruned:
+def _pruned(decision: Decision, done: Cut, costs: Costs, rejected: Mapping[str, str]) -> Pruned:
     """The result; the model that `costs` holds becomes the masked one."""
-    kept = {
-        name: torch.ones_like(flags) if name in done.rejected else flags
-        for name, flags in decision.proposal.items()
-    }
+    kept, couplings = decision.proposal, decision.couplings
     before, after = costs.of({}), costs.of(kept)
     masked = costs.model
-    mask_channels_(masked, decision.couplings, kept)
-    couplings = blocked(decision.couplings, {name: f"rejected: {why}" for name, why in done.rejected.items()})
+    mask_channels_(masked, couplings, kept)
     own = f"your own module, {type(masked).__name__}"
     report = Report(
         rows=rows_of(couplings, kept),
@@ -207,7 +200,7 @@ def _pruned(decision: Decision, done: Cut, costs: Costs) -> Pruned:
         after=after,
         proof=done.proof,
         result=own if done.rewritten is None else f"a rewritten program, because {done.rewritten}",
-        rejected=done.rejected,
+        rejected=rejected,
         shortfall=decision.shortfall,
         payoff=decision.payoff,
     )
