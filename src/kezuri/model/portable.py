@@ -1,25 +1,46 @@
 """Models on disk: safetensors and a structure in JSON. Reading executes nothing from the files."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from kezuri.artifact.atomic import write_bytes
-from kezuri.core.errors import CorruptArtifact, KezuriError, ShapeError, UsageError
+from kezuri.core.errors import CorruptArtifact, KezuriError, UsageError
+from kezuri.model.channels import DEFAULT, Choices
+from kezuri.model.exported import example_batch
+from kezuri.model.file_checks import MASK, check_outline, check_tensors, saved_tensors, versions
 from kezuri.model.load import ModelSpec, load_model
+from kezuri.model.optimizer_file import SavedOptimizer, packed, unpacked
+from kezuri.model.program import Program
+from kezuri.model.program_file import (
+    answers_of,
+    check_answers,
+    described,
+    inputs_from,
+    rebuilt,
+    tokens_of,
+)
 from kezuri.model.shrink import Structure, shrink_
-from kezuri.model.sites import tensors_of
-from kezuri.model.structure_file import STRUCTURE, WEIGHTS, Document, read_document, sealed, sha256_of
+from kezuri.model.structure_file import (
+    FORMAT,
+    OPTIMIZER,
+    STRUCTURE,
+    WEIGHTS,
+    Document,
+    file_entry,
+    read_document,
+    read_tensors,
+    sealed,
+)
 from kezuri.model.zoo import zoo
 
-MASK = "mask:"
-LARGEST_DENSE = 1 << 32
+ImageShape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,9 @@ class SavedModel:
         masks: by weight name, bool in the weight's shape, True = kept; empty if none were saved.
         about: what the writer added.
         spec: how the dense model is built; None for a model of the user's own.
+        classes, image_shape: of a model of images; None if they were not said.
+        inputs: an example of each input, zeros where they are fractions; None if not even images are known.
+        optimizer: the state of the optimizer, if it was saved; see `load_optimizer_`.
     """
 
     model: nn.Module
@@ -38,62 +62,87 @@ class SavedModel:
     masks: Mapping[str, Tensor]
     about: dict[str, Any]
     spec: ModelSpec | None
-    classes: int
-    image_shape: tuple[int, int, int]
+    classes: int | None
+    image_shape: ImageShape | None
+    inputs: tuple[Tensor, ...] | None = None
+    optimizer: SavedOptimizer | None = None
+
+    def load_optimizer_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Has a new optimizer of this model go on where the saved one stopped, with its state and options.
+
+        Raises:
+            UsageError: none was saved, or it is of another class or groups the parameters otherwise.
+        """
+        if self.optimizer is None:
+            raise UsageError("no optimizer was saved with this model: pass optimizer= to save_model")
+        self.optimizer.load_(optimizer, self.model)
 
 
 def save_model(
     folder: Path,
     model: nn.Module,
     *,
-    spec: ModelSpec | None,
-    classes: int,
-    image_shape: tuple[int, int, int],
     structure: Structure,
+    spec: ModelSpec | None = None,
+    classes: int | None = None,
+    image_shape: ImageShape | None = None,
+    inputs: Tensor | tuple[Tensor, ...] | None = None,
+    choices: Choices = DEFAULT,
+    optimizer: torch.optim.Optimizer | None = None,
     masks: Mapping[str, Tensor] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `model.safetensors` and `structure.json` into `folder`, each whole or not at all.
 
     Args:
-        spec: how the dense model is built; None if only the user's own code can.
         structure: the cuts that lead from the dense model to this one.
+        spec: how the dense model is built; None if only the user's own code can.
+        classes, image_shape: of a model of images; one of the zoo needs both.
+        inputs: a batch such as the model takes, as it was coupled with. A rewritten program needs it, if its
+            input is not one batch of images.
+        choices: what a rewritten program was coupled with (`Couplings.choices`).
+        optimizer: whose state is kept too, in `optimizer.safetensors`.
         masks: by weight name, bool in the weight's shape, True = kept.
         extra: plain data to keep with the model; comes back as `about`.
 
     Raises:
         ResourceError: no room, or the folder cannot be written.
-        UsageError: `extra` or the model's options are not plain data.
+        UsageError: `extra` or the model's options are not plain data, a program has no inputs or does not run
+            on them, or the optimizer cannot be saved.
     """
-    masks = masks or {}
-    tensors = _saved_tensors(model)
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    stored |= {MASK + name: mask.cpu().to(torch.bool).contiguous().clone() for name, mask in masks.items()}
-    weights = save(stored)
-    content = {
-        "format": 2,
+    example = _example(model, inputs, image_shape)
+    tensors = saved_tensors(model)
+    masked = {MASK + name: mask.to(torch.bool) for name, mask in (masks or {}).items()}
+    asked = _answers(model, example) if isinstance(model, Program) else {}
+    files = {WEIGHTS: _bytes({**tensors, **masked, **tokens_of(example or ()), **asked})}
+    content: dict[str, Any] = {
+        "format": FORMAT,
         "model": None if spec is None else {"use": spec.ref, "options": dict(spec.options)},
         "classes": classes,
-        "image_shape": list(image_shape),
+        "image_shape": None if image_shape is None else list(image_shape),
+        "inputs": None if example is None else described(example),
         **structure.to_json(),
-        "masks": sorted(masks),
-        "weights": {"file": WEIGHTS, "sha256": sha256_of(weights), "bytes": len(weights)},
+        "program": asdict(choices) if isinstance(model, Program) else None,
+        "masks": sorted(masks or {}),
+        "weights": file_entry(WEIGHTS, files[WEIGHTS]),
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        "optimizer": None,
+        "torch": str(torch.__version__),
         "about": dict(extra or {}),
     }
-    try:
-        document = sealed(content)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"options and extra must be plain data that JSON can hold: {error}") from error
-    write_bytes(folder / WEIGHTS, weights)
-    write_bytes(folder / STRUCTURE, document)
+    if optimizer is not None:
+        entry, state = packed(optimizer, model)
+        files[OPTIMIZER] = _bytes(state)
+        content["optimizer"] = {**entry, "weights": file_entry(OPTIMIZER, files[OPTIMIZER])}
+    _write(folder, content, files)
 
 
 def read_model(folder: Path, *, build: Callable[[], nn.Module] | None = None) -> SavedModel:
     """The model that `save_model` wrote; its outputs are bit-identical.
 
     The dense model is built, cut as the structure says, and given the saved weights. Models of the zoo are
-    built by name. Nothing in the files is executed, and a file that changed in any byte is refused.
+    built by name. A rewritten program is exported from the dense model anew and must answer as it did.
+    Nothing in the files is executed, and a file that changed in any byte is refused.
 
     Args:
         build: gives the dense model, for models that are not in the zoo.
@@ -104,117 +153,121 @@ def read_model(folder: Path, *, build: Callable[[], nn.Module] | None = None) ->
         UsageError: the model is not in the zoo and `build` is missing.
     """
     document = read_document(folder / STRUCTURE)
-    weights = _read_weights(folder / WEIGHTS, document)
-    structure = _structure(document, folder)
-    use = document.model
-    spec = None if use is None else ModelSpec(use.use, use.options)
-    model = build() if build is not None else _built(document, spec, structure, folder)
-    try:
-        shrink_(model, structure)
-    except ShapeError as error:
-        raise CorruptArtifact(f"{folder / STRUCTURE} does not fit the model: {error}") from error
-    tensors = _saved_tensors(model)
-    _check_shapes(folder, tensors, document, weights)
+    weights = read_tensors(folder, document.weights)
+    state = {} if document.optimizer is None else read_tensors(folder, document.optimizer.weights)
+    optimizer: SavedOptimizer | None = None
+    spec = None if document.model is None else ModelSpec(document.model.use, document.model.options)
+    with _misfits(folder, document):
+        structure = Structure.from_json({"kept": document.kept, "dropped": document.dropped})
+        inputs = _inputs(document, weights)
+    dense = build() if build is not None else _built(document, spec, structure, folder)
+    with _misfits(folder, document):
+        model = _cut(dense, structure, document, inputs)
+    tensors = saved_tensors(model)
+    check_tensors(folder, tensors, document, weights)
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.data = weights[name]
-    masks = {name: weights[MASK + name] for name in document.masks}
+    with _misfits(folder, document):
+        if document.program is not None:
+            check_answers(model, inputs or (), weights)
+        if document.optimizer is not None:
+            optimizer = unpacked(document.optimizer, state, model)
     return SavedModel(
-        model.eval(), structure, masks, document.about, spec, document.classes, document.image_shape
+        model.eval(),
+        structure,
+        {name: weights[MASK + name] for name in document.masks},
+        document.about,
+        spec,
+        document.classes,
+        document.image_shape,
+        inputs,
+        optimizer,
     )
 
 
-def _read_weights(path: Path, document: Document) -> dict[str, Tensor]:
-    """All tensors, after size and hash were found right."""
+@contextmanager
+def _misfits(folder: Path, document: Document) -> Iterator[None]:
+    """Says of which file it is that something does not fit, and of which version of torch."""
     try:
-        size = path.stat().st_size
-        if size != document.weights.bytes:
-            raise CorruptArtifact(f"{path} has {size:,} bytes; {document.weights.bytes:,} were written")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise CorruptArtifact(f"{path} cannot be read: {error.strerror or error}") from error
-    if sha256_of(raw) != document.weights.sha256:
-        raise CorruptArtifact(f"{path} is damaged: its SHA-256 is not the one it was written with")
-    try:
-        return load(raw)
-    except SafetensorError as error:
-        raise CorruptArtifact(f"{path} does not hold tensors: {error}") from error
+        yield
+    except (KezuriError, ValueError) as error:
+        raise CorruptArtifact(
+            f"{folder / STRUCTURE} does not fit the model: {error}{versions(document)}"
+        ) from error
 
 
-def _structure(document: Document, folder: Path) -> Structure:
+def _example(
+    model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None, image_shape: ImageShape | None
+) -> tuple[Tensor, ...] | None:
+    """The inputs as given; of a program as it was exported with them, or a batch of images."""
+    given = (inputs,) if isinstance(inputs, Tensor) else inputs
+    if not isinstance(model, Program):
+        return given
+    if given is None and image_shape is None:
+        raise UsageError("a rewritten program is rebuilt from an example of its inputs: pass inputs=")
+    images = next((p.new_zeros(2, *image_shape or ()) for p in model.parameters()), torch.zeros(0))
+    return example_batch(model, (images,) if given is None else given)
+
+
+def _answers(model: nn.Module, example: tuple[Tensor, ...] | None) -> dict[str, Tensor]:
     try:
-        return Structure.from_json({"kept": document.kept, "dropped": document.dropped})
-    except ValueError as error:
-        raise CorruptArtifact(f"{folder / STRUCTURE}: {error}") from error
+        return answers_of(model, example or ())
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        raise UsageError(
+            f"the program does not run on inputs of the shapes {[list(one.shape) for one in example or ()]}: "
+            f"{lines[0]}; pass inputs= as the model was coupled with"
+        ) from error
+
+
+def _write(folder: Path, content: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Tensors first, as the structure names their hashes."""
+    try:
+        document = sealed(content)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"options and extra must be plain data that JSON can hold: {error}") from error
+    for name, file in files.items():
+        write_bytes(folder / name, file)
+    write_bytes(folder / STRUCTURE, document)
+    if OPTIMIZER not in files:
+        (folder / OPTIMIZER).unlink(missing_ok=True)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+
+
+def _inputs(document: Document, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...] | None:
+    if document.inputs is not None:
+        return inputs_from(document.inputs, weights)
+    return None if document.image_shape is None else (torch.zeros(2, *document.image_shape),)
+
+
+def _cut(
+    dense: nn.Module, structure: Structure, document: Document, inputs: tuple[Tensor, ...] | None
+) -> nn.Module:
+    if document.program is None:
+        shrink_(dense, structure)
+        return dense
+    if inputs is None:
+        raise CorruptArtifact("it is a program without an example of its inputs")
+    return rebuilt(dense.eval(), structure, inputs, document.program)
 
 
 def _built(document: Document, spec: ModelSpec | None, structure: Structure, folder: Path) -> nn.Module:
-    if spec is None or spec.ref not in list(zoo):
+    classes, shape = document.classes, document.image_shape
+    if spec is None or spec.ref not in list(zoo) or classes is None or shape is None:
         name = "the model" if spec is None else repr(spec.ref)
         raise UsageError(
             f"{name} in {folder} is not in the zoo: pass build=, a function that gives the dense model"
         )
-    shape = document.image_shape
     try:
         with torch.device("meta"):
-            outline = load_model(spec, classes=document.classes, image_shape=shape)
-        _check_outline(tensors_of(outline), structure, document, folder)
-        return load_model(spec, classes=document.classes, image_shape=shape)
+            outline = load_model(spec, classes=classes, image_shape=shape)
+        check_outline(outline, structure, document, folder)
+        return load_model(spec, classes=classes, image_shape=shape)
     except CorruptArtifact:
         raise
     except KezuriError as error:
         raise CorruptArtifact(f"{folder / STRUCTURE} describes no model of the zoo: {error}") from error
-
-
-def _check_outline(
-    dense: Mapping[str, Tensor], structure: Structure, document: Document, folder: Path
-) -> None:
-    """Refuses what cannot be right before memory is taken for it."""
-    size = sum(tensor.numel() for tensor in dense.values())
-    if size > LARGEST_DENSE:
-        raise CorruptArtifact(f"{folder / STRUCTURE} asks for a model of {size:,} values")
-    for name, shape in document.shapes.items():
-        if name not in dense:
-            raise CorruptArtifact(f"{folder / STRUCTURE} has {name!r}, which the model does not have")
-        cut = list(dense[name].shape)
-        for dim, positions in structure.kept.get(name, {}).items():
-            if dim < len(cut):
-                cut[dim] = len(positions)
-        if cut != shape:
-            raise CorruptArtifact(
-                f"{folder / STRUCTURE}: {name} is {shape}, the cut model's {cut} was expected"
-            )
-
-
-def _check_shapes(
-    folder: Path, tensors: Mapping[str, Tensor], document: Document, weights: Mapping[str, Tensor]
-) -> None:
-    wanted = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    for name in document.masks:
-        if name not in wanted:
-            raise CorruptArtifact(
-                f"{folder / STRUCTURE} has a mask for {name!r}, which the model does not have"
-            )
-    wanted |= {MASK + name: wanted[name] for name in document.masks}
-    found = {name: list(tensor.shape) for name, tensor in weights.items()}
-    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if differing:
-        name = differing[0]
-        raise CorruptArtifact(
-            f"{folder / WEIGHTS} does not fit the model: {name} is {found.get(name)} in the file and "
-            f"{wanted.get(name)} in the model ({len(differing)} differ)"
-        )
-    wrong = [
-        name for name in tensors if weights[name].is_floating_point() != tensors[name].is_floating_point()
-    ]
-    wrong += [MASK + name for name in document.masks if weights[MASK + name].dtype != torch.bool]
-    if wrong:
-        raise CorruptArtifact(
-            f"{folder / WEIGHTS}: {wrong[0]} holds values of type {weights[wrong[0]].dtype}"
-        )
-
-
-def _saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What the state dict holds, each tensor once."""
-    names = model.state_dict().keys()
-    return {name: tensor for name, tensor in tensors_of(model).items() if name in names}

@@ -1,7 +1,6 @@
 """Cutting: layers get smaller and modules go, in the user's own model; the optimizer's state follows."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from kezuri.core.errors import ShapeError, UsageError
 from kezuri.model.families import Coupling, Couplings
 from kezuri.model.sites import tensors_of
+from kezuri.model.structure import Structure as Structure
 
 FOLLOWED = (
     nn.Linear,
@@ -26,65 +26,6 @@ FOLLOWED = (
     nn.RNNBase,
 )
 """Modules whose own size attributes follow a cut."""
-
-Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
-
-
-@dataclass(frozen=True)
-class Structure:
-    """Which positions of which parameters are left and which modules are not, counted in the dense model.
-
-    `Structure()` is the dense model itself.
-
-    Attributes:
-        kept: parameter or buffer name → dimension → the positions kept, in order.
-        dropped: modules that give back what they are given. What was kept inside of them is forgotten.
-    """
-
-    kept: Kept = field(default_factory=dict)
-    dropped: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        inside = tuple(f"{name}." for name in self.dropped)
-        outermost = (name for name in dict.fromkeys(self.dropped) if not name.startswith(inside))
-        left = {name: dims for name, dims in self.kept.items() if not name.startswith(inside)}
-        object.__setattr__(self, "dropped", tuple(outermost))
-        object.__setattr__(self, "kept", left)
-
-    def then(self, later: "Structure") -> "Structure":
-        """This cut followed by a cut of its result, as one cut of the dense model."""
-        kept = {name: dict(dims) for name, dims in self.kept.items()}
-        for name, dims in later.kept.items():
-            mine = kept.setdefault(name, {})
-            for dim, positions in dims.items():
-                before = mine.get(dim)
-                mine[dim] = positions if before is None else tuple(before[at] for at in positions)
-        return Structure(kept, (*self.dropped, *later.dropped))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data: `kept` and `dropped`."""
-        kept = {
-            name: {str(dim): list(positions) for dim, positions in dims.items()}
-            for name, dims in self.kept.items()
-        }
-        return {"kept": kept, "dropped": list(self.dropped)}
-
-    @classmethod
-    def from_json(cls, content: Any) -> "Structure":
-        """The structure in plain data.
-
-        Raises:
-            ValueError: `kept` is not a mapping of names to dimensions to rising positions, or `dropped` not a
-                list of names.
-        """
-        if not isinstance(content, dict) or set(content) != {"kept", "dropped"}:
-            raise ValueError("a structure has 'kept' and 'dropped'")
-        kept, dropped = content["kept"], content["dropped"]
-        if not isinstance(kept, dict):
-            raise ValueError(f"kept must be an object, got {type(kept).__name__}")
-        if not isinstance(dropped, list) or not all(isinstance(name, str) and name for name in dropped):
-            raise ValueError("dropped must be a list of modules' names")
-        return cls({str(name): _dims(name, dims) for name, dims in kept.items()}, tuple(dropped))
 
 
 def structure_of(couplings: Couplings, kept: Mapping[str, Tensor]) -> Structure:
@@ -148,8 +89,8 @@ def shrink_(model: nn.Module, structure: Structure, optimizer: torch.optim.Optim
     Raises:
         ShapeError: the structure does not fit the model; nothing was changed.
     """
+    check_fits(model, structure)
     tensors = tensors_of(model)
-    _check_fits(model, tensors, structure)
     done: dict[object, Tensor] = {}
     for name, dims in structure.kept.items():
         tensor = tensors[name]
@@ -194,21 +135,13 @@ def _rest(size: int, gone: list[Tensor]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(left).tolist())
 
 
-def _dims(name: object, dims: Any) -> dict[int, tuple[int, ...]]:
-    if not isinstance(dims, dict):
-        raise ValueError(f"kept[{name!r}] must be an object, got {type(dims).__name__}")
-    result = {}
-    for dim, positions in dims.items():
-        if not str(dim).isdecimal() or not isinstance(positions, list) or not positions:
-            raise ValueError(f"kept[{name!r}][{dim!r}] must be a list of positions of a dimension")
-        if any(type(at) is not int or at < 0 for at in positions) or sorted(set(positions)) != positions:
-            raise ValueError(f"kept[{name!r}][{dim!r}] must hold rising positions from 0")
-        result[int(dim)] = tuple(positions)
-    return result
+def check_fits(model: nn.Module, structure: Structure) -> None:
+    """Refuses a structure of another model.
 
-
-def _check_fits(model: nn.Module, tensors: Mapping[str, Tensor], structure: Structure) -> None:
-    modules = dict(model.named_modules(remove_duplicate=False))
+    Raises:
+        ShapeError: it cuts or drops what the model does not have, or keeps positions it does not have.
+    """
+    modules, tensors = dict(model.named_modules(remove_duplicate=False)), tensors_of(model)
     for name in structure.dropped:
         if name not in modules:
             raise ShapeError(f"the structure drops {name!r}, which the model does not have")
@@ -244,8 +177,10 @@ def put_(tensor: Tensor, content: Tensor) -> None:
 
 def _follow_optimizer(state: dict[str, Any], dims: Mapping[int, tuple[int, ...]], old: torch.Size) -> None:
     for key, value in state.items():
-        if isinstance(value, Tensor) and value.shape == old:
-            state[key] = selected(value, dims)
+        if isinstance(value, Tensor) and len(value.shape) == len(old):
+            # Adafactor keeps sums over a dimension, of length 1 there
+            long = {dim: positions for dim, positions in dims.items() if value.shape[dim] == old[dim] > 1}
+            state[key] = selected(value, long)
 
 
 def _drop_(model: nn.Module, names: Collection[str], optimizer: torch.optim.Optimizer | None) -> None:
@@ -282,7 +217,9 @@ def _follow_module(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm):
+        each = module.num_groups == module.num_channels > 1
         module.num_channels = len(module.weight)
+        module.num_groups = module.num_channels if each else module.num_groups
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.RNNBase):
