@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kezuri.prune.select import select_masks as select_masks
     from kezuri.recipe.compress import compress as compress
     from kezuri.recipe.prepare import prepare as prepare
+    from kezuri.recipe.prune_channels import prune_channels as prune_channels
     from kezuri.recipe.recipe import load_recipe as load_recipe
     from kezuri.recipe.run import resume as resume
     from kezuri.recipe.run import run as run
@@ -47,6 +48,7 @@ _HOMES = {
     "select_masks": "kezuri.prune.select",
     "compress": "kezuri.recipe.compress",
     "prepare": "kezuri.recipe.prepare",
+    "prune_channels": "kezuri.recipe.prune_channels",
     "load_recipe": "kezuri.recipe.recipe",
     "resume": "kezuri.recipe.run",
     "run": "kezuri.recipe.run",

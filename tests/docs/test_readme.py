@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from typer.main import get_command
 
+import kezuri
 from kezuri import Training, fit
 from kezuri.cli.main import app
 from kezuri.data import from_tensors
@@ -41,15 +42,15 @@ def names(tmp_path_factory):
 
 
 def test_there_are_blocks_to_run():
-    assert len(BLOCKS) == 2 and any("cut(" in block for block in BLOCKS)
+    assert len(BLOCKS) == 3 and any("cut(" in block for block in BLOCKS)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["compress", "pieces"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["compress", "channels", "pieces"])
 def test_the_python_runs(block, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        exec(compile(block, "README.md", "exec"), dict(names))
+        exec(compile(block, "README.md", "exec"), {"kezuri": kezuri, **names})
 
 
 def test_every_command_named_exists_and_every_command_is_named():
