@@ -16,6 +16,7 @@ from kezuri.model.zoo import zoo
 
 ImageShape = tuple[int, int, int]
 
+CLASSES = 10  # of a model that takes a number of classes and was told none
 ELSEWHERE = ("timm", "torchvision")
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
@@ -27,13 +28,11 @@ class Subject:
     Attributes:
         name: as a reader would call it.
         image_shape: (channels, height, width) of the images it takes.
-        classes: how many it was built for.
     """
 
     name: str
     model: nn.Module
     image_shape: ImageShape
-    classes: int
 
 
 def find_subject(
@@ -63,7 +62,7 @@ def find_subject(
     path = Path(name)
     if path.is_dir():
         if classes is not None or weights is not None:
-            raise UsageError(f"{path} says itself how many classes it has, and holds its weights")
+            raise UsageError(f"{path} holds its weights, for as many classes as it has")
         return _saved(_model_folder(path), image_shape, build)
     if build is not None:
         raise UsageError(f"--build is for saved models of your own code; {name} is not a folder")
@@ -73,12 +72,12 @@ def find_subject(
         raise UsageError(f"{name} holds weights alone; name the model, and give them with --weights {name}")
     place = name.rpartition(":")[0]
     if classes is None:
-        classes = 1000 if place in ELSEWHERE else 10
+        classes = 1000 if place in ELSEWHERE else CLASSES
     shape = image_shape or _usual_shape(name)
     model = load_model(name, classes=classes, image_shape=shape, weights=weights)
     if image_shape is None and place == "timm":
         shape = _own_shape(model) or shape
-    return Subject(name, model, shape, classes)
+    return Subject(name, model, shape)
 
 
 def _model_folder(path: Path) -> Path:
@@ -95,18 +94,20 @@ def _model_folder(path: Path) -> Path:
 def _saved(folder: Path, image_shape: ImageShape | None, build: str | None) -> Subject:
     document = read_document(folder / STRUCTURE)
     use = None if document.model is None else document.model.use
-    shape, classes = document.image_shape, document.classes
+    shape = image_shape or document.image_shape
+    if shape is None:
+        raise UsageError(f"the model in {folder} does not say which images it takes: give --image")
     if build is None:
         if use is None or use not in zoo:
             raise UsageError(
                 f"the model in {folder} is of your own code, and reading it runs none of that: name the "
                 f"function that builds the dense model, with --build {use or 'FILE.py:FUNCTION'}"
             )
-        saved = read_model(folder)
-    else:
-        spec = ModelSpec(build, {} if document.model is None else document.model.options)
-        saved = read_model(folder, build=lambda: load_model(spec, classes=classes, image_shape=shape))
-    return Subject(str(folder), saved.model, image_shape or shape, classes)
+        return Subject(str(folder), read_model(folder).model, shape)
+    spec = ModelSpec(build, {} if document.model is None else document.model.options)
+    classes, built_for = document.classes or CLASSES, document.image_shape or shape
+    saved = read_model(folder, build=lambda: load_model(spec, classes=classes, image_shape=built_for))
+    return Subject(str(folder), saved.model, shape)
 
 
 def _usual_shape(name: str) -> ImageShape:
