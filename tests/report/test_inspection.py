@@ -41,7 +41,7 @@ def test_a_row_for_everything_that_can_go() -> None:
     table = couplings_table(small())
     assert [row[0].text for row in table.rows] == ["stem", "<b>&"]
     text = table.text()
-    assert "0.0123" in text and "0.0000 to 0.0200" in text
+    assert "0.0123" in text and "−0.00001 to 0.0200" in text
     assert "3×4" in text and "program" in text and "1 → 1 shared" in text
     assert "N×M" in text and "shared:" in text
 
@@ -60,7 +60,8 @@ def test_the_name_the_width_and_the_cost_stay_on_the_narrowest_terminal() -> Non
 
 def test_what_was_not_measured_is_a_dash() -> None:
     assert (channel_time(None), spread(None)) == ("–", "")
-    assert channel_time(timed(-0.00001, 0, 0)) == "0.0000"
+    assert channel_time(timed(-0.000001, 0, 0)) == "0.00000"
+    assert [channel_time(timed(value, 0, 0)) for value in (0.0123, 0.00012)] == ["0.0123", "0.00012"]
 
 
 def test_reasons_are_grouped_and_nothing_is_left_out() -> None:

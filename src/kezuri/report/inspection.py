@@ -63,7 +63,7 @@ def width(one: InspectedCoupling) -> str:
 
 
 def channel_time(found: Measurement | None) -> str:
-    """Milliseconds of one channel, to a tenth of a microsecond."""
+    """Milliseconds of one channel, to a tenth of a microsecond, or finer below one."""
     return DASH if found is None else _fine(found.value)
 
 
@@ -75,7 +75,8 @@ def spread(found: Measurement | None) -> str:
 
 
 def _fine(value: float) -> str:
-    return numbers.fixed(round(value, 4) + 0.0, 4)  # adding zero takes the sign from -0.0
+    places = 4 if abs(value) >= 0.001 else 5
+    return numbers.fixed(round(value, places) + 0.0, places)  # adding zero takes the sign from -0.0
 
 
 def headline(inspection: Inspection) -> str:
