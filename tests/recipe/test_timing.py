@@ -58,6 +58,30 @@ def test_proposals_are_prepared_once_and_answer_as_the_cut_model_does(tmp_path):
     assert compared.latencies["cut"].conditions["runtime"] == "onnxruntime"
 
 
+class Summed(nn.Module):
+    """Its view has a literal size that a slice of its weights would not follow, though it would run."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 32)
+
+    def forward(self, x):
+        return self.a(x).relu().view(-1, 32).sum(1, keepdim=True)
+
+
+def test_a_slice_that_answers_in_another_form_is_not_taken(tmp_path):
+    torch.manual_seed(0)
+    costs = costs_of(Summed().eval(), torch.zeros(2, 6), result="auto")
+    proposal = half(costs)
+    assert set(proposal) == {"a"}
+    examples = np.random.default_rng(0).standard_normal((2, 6), dtype=np.float32)
+    with Timing(costs) as timing:
+        assert timing._slices({}, tmp_path / "whole.onnx")
+        assert not timing._slices(proposal, tmp_path / "half.onnx")
+        answer = OnnxRuntime().prepare(timing.prepared(proposal).model).run(examples)
+    np.testing.assert_allclose(answer, costs.build(proposal)(torch.tensor(examples)).detach(), rtol=1e-4)
+
+
 def test_the_torch_runtime_takes_modules():
     costs = costs_of(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.zeros(2, 6))
     with Timing(costs, "torch") as timing:

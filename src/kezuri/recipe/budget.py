@@ -18,6 +18,7 @@ MOST = 1 - 1e-9
 FINEST = 2.0**-26
 TRIES = 6
 SHOWN = 3
+UNSEEN = "parameters that the analysis could not follow"
 ROLES = ("output", "other", "input")
 
 
@@ -147,10 +148,14 @@ def what_holds(costs: Costs, couplings: Couplings, most: Proposal) -> str:
     """
     left = costs.shapes(most)
     total = sum(map(prod, left.values()))
-    reasons: dict[str, tuple[int, list[str]]] = {}
+    seen = {member.parameter for coupling in couplings for member in coupling.members}
+    held = [(UNSEEN, name, prod(shape)) for name, shape in left.items() if name not in seen]
     for coupling, count in _held(couplings, most, left).items():
-        before, names = reasons.get(coupling.reason or "floors and rounding", (0, []))
-        reasons[coupling.reason or "floors and rounding"] = before + count, [*names, coupling.name]
+        held.append((coupling.reason or "floors and rounding", coupling.name, count))
+    reasons: dict[str, tuple[int, list[str]]] = {}
+    for reason, name, count in held:
+        before, names = reasons.get(reason, (0, []))
+        reasons[reason] = before + count, [*names, name]
     told = [
         f"{count / total:.0%} {reason} ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
         for reason, (count, names) in sorted(reasons.items(), key=lambda item: -item[1][0])
