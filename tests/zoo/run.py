@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
@@ -35,13 +36,14 @@ def main() -> int:
         return _child(arguments)
     records = _read(arguments.json)
     for which in LISTS if arguments.list == "all" else (arguments.list,):
-        for name in graphs_of(which):
-            key = f"{which}/{name}"
-            if not fnmatch(name, arguments.only) or not _wanted(records.get(key), arguments):
-                continue
-            records[key] = record = _tried(which, name, arguments)
-            _write(arguments.json, records)
-            print(Outcome.from_json(dict(record["outcome"])).line(), flush=True)
+        names = [name for name in graphs_of(which) if fnmatch(name, arguments.only)]
+        names = [name for name in names if _wanted(records.get(f"{which}/{name}"), arguments)]
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            for record in as_completed(pool.submit(_tried, which, name, arguments) for name in names):
+                outcome = Outcome.from_json(dict(record.result()["outcome"]))
+                records[f"{which}/{outcome.name}"] = record.result()
+                _write(arguments.json, records)
+                print(outcome.line(), flush=True)
         print(_total(which, records), flush=True)
     return 0
 
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", choices=(*LISTS, "all"), default="hard")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names of models, with * and ?")
     parser.add_argument("--json", type=Path, default=Path("runs/zoo.json"), metavar="FILE")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="models at a time, a thread each")
     parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="for each model")
     parser.add_argument("--memory", type=float, default=14, metavar="GB", help="for each model")
     parser.add_argument("--without", default="", metavar="CHECKS", help=f"some of {','.join(CHECKS)}")

@@ -42,7 +42,7 @@ numbers and the exported program was rewritten. Weights are random, with no zero
 def main(source: Path, target: Path) -> None:
     records = json.loads(source.read_text(encoding="utf-8"))
     lists: dict[str, list[tuple[Outcome, float]]] = {}
-    for record in records.values():
+    for _, record in sorted(records.items()):
         entry = Outcome.from_json(dict(record["outcome"])), record["seconds"]
         lists.setdefault(record["list"], []).append(entry)
     versions = f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, Python {platform.python_version()}"

@@ -28,7 +28,6 @@ from kezuri.model.proof import Cut
 from kezuri.prune.criteria.norm import L2
 from kezuri.prune.granularity import Channel
 from kezuri.prune.scope import Local
-from kezuri.recipe.prune_channels import prune_channels
 from kezuri.recipe.pruned import Pruned
 
 from .graph import Batch, Graph
@@ -227,23 +226,21 @@ class _Trial:
         assert not missing, f"parameters are missing: {', '.join(missing[:3])}"
 
     def saves(self) -> None:
-        shape = tuple(self.inputs[0].shape[1:4])
         with tempfile.TemporaryDirectory() as folder:
             kezuri.save_model(
                 Path(folder),
                 self.result.model,
-                spec=None,
-                classes=1,
-                image_shape=(*shape, *[1] * (3 - len(shape))),
                 structure=self.result.structure,
+                inputs=self.inputs,
+                choices=self.couplings.choices,
             )
-            read = kezuri.read_model(Path(folder), build=lambda: copy.deepcopy(self.dense)).model
+            read = kezuri.read_model(Path(folder), build=self.graph.build).model
         apart = furthest(answers(self.result.model, self.inputs), answers(read, self.inputs))
         assert apart == 0, f"the model read back differs by {apart:.1e}"
 
     def default(self) -> None:
         """As most will call it: nothing is said but the sparsity."""
-        pruned = prune_channels(self.dense, self.inputs, sparsity=self.sparsity)
+        pruned = kezuri.prune_channels(self.dense, self.inputs, sparsity=self.sparsity)
         own, left = pruned.masked, _parameters(pruned.model) / _parameters(self.dense)
         for name, twin in (("its own masked model", own), ("the masked model", masked(self.dense, pruned))):
             error, _ = self._distance(twin, pruned.model)
