@@ -217,6 +217,27 @@ def test_what_a_criterion_learnt_nothing_of_stays_whole_and_says_so():
         prune_channels(model[4:], torch.zeros(2, 16, 1, 1), criterion="bn_scale", data=other(data))
 
 
+def test_gates_are_trained_where_they_can_stand():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), Loose(8)).eval()
+    data = TensorDataset(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
+    pruned = prune_channels(model, torch.zeros(2, 3, 8, 8), criterion="pcas", data=data)
+    assert set(pruned.kept) == {"0"} and pruned.proof <= 1e-5
+    reason = {row.layer: row.reason for row in pruned.report}["2"]
+    assert reason == "the criterion 'pcas' could learn nothing of 2.weight"
+
+
+class Loose(nn.Module):
+    """A head without a layer."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, width))
+
+    def forward(self, x):
+        return nn.functional.linear(x.mean((2, 3)), self.kernel)
+
+
 def other(data):
     return TensorDataset(torch.rand(20, 16, 1, 1), data.tensors[1])
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from kezuri.core.errors import MissingEvidence, UsageError
 from kezuri.core.seeds import derive
 from kezuri.data import Data, from_dataset
-from kezuri.model.coupling import Choices, couple
+from kezuri.model.coupling import Choices, Couplings, couple
 from kezuri.model.exported import example_batch
 from kezuri.model.proof import Cut, cut
 from kezuri.model.shrink import mask_channels_, shrink_
@@ -25,7 +25,7 @@ from kezuri.prune.select import check_sparsity
 from kezuri.recipe.budget import check_budget
 from kezuri.recipe.costs import Costs
 from kezuri.recipe.payoff import SECONDS
-from kezuri.recipe.proposing import Decision, Order, Proposing, check_any_free
+from kezuri.recipe.proposing import Decision, Order, Proposing, blocked, check_any_free
 from kezuri.recipe.pruned import Pruned, Report, rows_of
 from kezuri.recipe.timing import Timing, timed_shape
 from kezuri.runtime.runner import runners
@@ -120,7 +120,8 @@ def prune_channels(
     form = "module" if inplace else result
     couplings = couple(model, inputs, protect=protect, result=form, choices=Choices(heads, norms))
     check_any_free(couplings)
-    found = {} if shown is None else gather(model, order.criterion, shown, couplings=couplings, seed=seed)
+    gated = _with_places(model, couplings) if "gate" in order.criterion.needs else couplings
+    found = {} if shown is None else gather(model, order.criterion, shown, couplings=gated, seed=seed)
     masked = copy.deepcopy(model)
     costs = Costs(masked, couplings, inputs)
     with Timing(costs, runtime) if order.is_timed else nullcontext() as timing:
@@ -185,6 +186,17 @@ def _shown(criterion: Criterion, data: object) -> Data | None:
     if isinstance(data, Dataset):
         return from_dataset(data)
     raise UsageError(f"data is a Data or a torch Dataset, got {type(data).__name__}")
+
+
+def _with_places(model: nn.Module, couplings: Couplings) -> Couplings:
+    """The couplings, those blocked where no gate can stand: a gate scales what a module is called with."""
+    modules = dict(model.named_modules())
+    placeless = [
+        coupling.name
+        for coupling in couplings.free
+        if not coupling.consumers or any(name not in modules for name, _ in coupling.consumers)
+    ]
+    return blocked(couplings, dict.fromkeys(placeless, "no place for a gate"))
 
 
 def _pruned(decision: Decision, done: Cut, costs: Costs, rejected: Mapping[str, str]) -> Pruned:
