@@ -90,7 +90,7 @@ def prune_channels(
         norms: whether widths that LayerNorm or GroupNorm average over may go, which changes the answers.
         optimizer: whose state follows; needs `inplace`.
         inplace: cuts the model that was given.
-        seed: decides everything random.
+        seed: decides everything random; what is measured (latency, pay-off) varies all the same.
 
     Raises:
         UsageError: a value is out of range, or pieces do not go together.
