@@ -102,7 +102,8 @@ def _walk(program: ExportedProgram, weights: "_Weights", channels: Channels) -> 
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in names:
-            weights.place(channels, node, names[node.name])
+            if node.users:
+                weights.place(channels, node, names[node.name])
         elif node.op == "placeholder":
             reason = "input" if node.name in signature.user_inputs else "constant tensor"
             shape = sizes(getattr(node.meta.get("val"), "shape", ()))
@@ -113,14 +114,52 @@ def _walk(program: ExportedProgram, weights: "_Weights", channels: Channels) -> 
             for axes in Call(node, channels).inputs():
                 _pin(channels, axes, "graph output")
         elif node.op == "call_function":
-            call = Call(node, channels)
-            channels.axes[node] = _followed(channels, call)
-            if vanishes(call):
-                channels.vanishing.add(node)
-            if call.name in SAME and (numbers := channels.numbers.get(node.args[0])) is not None:
-                channels.numbers[node] = numbers
-            if call.name in PARTS and (name := channels.parameters.get(node.args[0])) is not None:
-                channels.parameters[node] = name
+            _visit(program.graph_module, node, channels)
+
+
+def _visit(module: fx.GraphModule, node: fx.Node, channels: Channels) -> None:
+    """Follows one operation, or the operations of a part of the graph."""
+    part = _part(module, node)
+    if part is not None:
+        channels.axes[node] = _inside(part, node, channels)
+        return
+    call = Call(node, channels)
+    channels.axes[node] = _followed(channels, call)
+    if vanishes(call):
+        channels.vanishing.add(node)
+    first = node.args[0] if node.args else None
+    if call.name in SAME and (numbers := channels.numbers.get(first)) is not None:  # type: ignore[arg-type]
+        channels.numbers[node] = numbers
+    if call.name in PARTS and (name := channels.parameters.get(first)) is not None:  # type: ignore[arg-type]
+        channels.parameters[node] = name
+
+
+def _part(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
+    """The graph of a region with autocast or gradients switched, which is an operation of the outer graph."""
+    if str(node.target) not in ("wrap_with_autocast", "wrap_with_set_grad_enabled"):
+        return None
+    inner = next(arg for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr")
+    found = module.get_submodule(str(inner.target))
+    return found if isinstance(found, fx.GraphModule) else None
+
+
+def _inside(part: fx.GraphModule, node: fx.Node, channels: Channels) -> list[Axes]:
+    given = [arg for arg in node.args if isinstance(arg, fx.Node) and arg.op != "get_attr"]
+    inputs = [inner for inner in part.graph.nodes if inner.op == "placeholder"]
+    for inner, outer in zip(inputs, given, strict=True):
+        for known in (channels.axes, channels.parameters, channels.numbers):
+            if outer in known:
+                known[inner] = known[outer]  # type: ignore[assignment]
+        if outer in channels.vanishing:
+            channels.vanishing.add(inner)
+    for inner in part.graph.nodes:
+        if inner.op == "call_function":
+            _visit(part, inner, channels)
+    result = part.graph.output_node().args[0]
+    results = list(result) if isinstance(result, list | tuple) else [result]
+    if all(inner in channels.vanishing for inner in results):
+        channels.vanishing.add(node)
+    return [channels.axes[inner] for inner in results]  # type: ignore[index, misc]
 
 
 def _note_numbers(channels: Channels, node: fx.Node, tensor: object) -> None:

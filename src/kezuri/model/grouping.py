@@ -122,7 +122,7 @@ def _layers(model: nn.Module, shapes: dict[str, tuple[int, ...]], channels: Chan
         dim = 1 if isinstance(module, TRANSPOSED) else 0
         parameter = names.get(id(module._parameters.get("weight")))
         width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-        seen = parameter in order and parameter in shapes
+        seen = parameter in shapes
         per = width // shapes[parameter][dim] if seen and parameter is not None else 1
         groups = getattr(module, "groups", 1)
         depthwise = groups > 1 and groups == module.in_channels

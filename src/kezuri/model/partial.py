@@ -1,5 +1,6 @@
 """Where torch.export cannot follow a model, what it can follow are often its modules."""
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,6 @@ from kezuri.model.channels import Choices
 from kezuri.model.exported import trace
 from kezuri.model.families import Coupling, Couplings, Layer
 from kezuri.model.grouping import Grouped, group
-from kezuri.model.modes import evaluating
 from kezuri.model.sites import PRUNABLE, tensors_of
 
 Calls = dict[nn.Module, list[tuple[Tensor, ...] | None]]
@@ -84,18 +84,16 @@ def _parts(model: nn.Module, calls: Calls, choices: Choices) -> list[tuple[str, 
 def _listen(model: nn.Module, inputs: tuple[Tensor, ...]) -> Calls:
     """What every module is called with, None where that is not tensors only."""
     calls: Calls = {}
+    twin = copy.deepcopy(model).eval()
+    origin = dict(zip(twin.modules(), model.modules(), strict=True))
 
     def note(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         plain = not kwargs and all(isinstance(value, Tensor) for value in args)
-        calls.setdefault(module, []).append(args if plain else None)  # type: ignore[arg-type]
+        calls.setdefault(origin[module], []).append(args if plain else None)  # type: ignore[arg-type]
 
-    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in model.modules()]
-    try:
-        with evaluating(model):
-            model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    for module in twin.modules():
+        module.register_forward_pre_hook(note, with_kwargs=True)
+    twin(*inputs)
     return calls
 
 

@@ -1,7 +1,7 @@
 """The second result of a cut: the model's torch.export program, with every literal size following."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -56,6 +56,7 @@ class Blueprint:
         calls: its operations by name.
         training: the mode the model was in, which a built program takes.
         batch: the only batch size it takes; None if it takes any.
+        aliases: further names of parameters that the model holds twice, with the first.
     """
 
     module: fx.GraphModule
@@ -63,6 +64,7 @@ class Blueprint:
     calls: dict[str, fx.Node]
     training: bool
     batch: int | None
+    aliases: Mapping[str, str]
 
     @classmethod
     def of(cls, model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices) -> "Blueprint":
@@ -79,8 +81,11 @@ class Blueprint:
         calls = {node.name: node for node in program.graph.nodes if node.op == "call_function"}
         module = program.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
-        _name_as(module, model)
-        return cls(module, channels, calls, model.training, _only_batch(program))
+        names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+        every = {alias: names[id(tensor)] for alias, tensor in tensors_of(model, aliases=True).items()}
+        aliases = {alias: name for alias, name in every.items() if alias != name}
+        _rename(module, aliases)
+        return cls(module, channels, calls, model.training, _only_batch(program), aliases)
 
     def build(self, structure: Structure) -> Program:
         """The program that holds only what the structure keeps."""
@@ -97,22 +102,30 @@ class Blueprint:
         program: Program = copy.deepcopy(Program(self.module, graph))
         program._non_persistent_buffers_set.update(survivors.tables)
         _shrink_(program, structure)
+        for alias, name in self.aliases.items():
+            _hold(program, alias, tensors_of(program, aliases=True).get(name))
         return program.train(self.training)
 
 
-def _name_as(module: fx.GraphModule, model: nn.Module) -> None:
-    """Has a tensor that the model holds twice go by its first name there."""
-    names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    first = {alias: names[id(tensor)] for alias, tensor in tensors_of(model, aliases=True).items()}
+def _rename(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:
+    """Has a tensor that the model holds twice go by its first name."""
     tensors = tensors_of(module, aliases=True)
     for node in module.graph.nodes:
-        name = first.get(node.target, node.target) if node.op == "get_attr" else node.target
-        if name != node.target:
-            owner, _, leaf = name.rpartition(".")
-            if owner and owner not in dict(module.named_modules()):
-                module.add_submodule(owner, nn.Module())
-            setattr(module.get_submodule(owner), leaf, tensors[node.target])
-            node.target = name
+        if node.op == "get_attr" and node.target in aliases:
+            _hold(module, aliases[node.target], tensors[node.target])
+            node.target = aliases[node.target]
+
+
+def _hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Makes a tensor known by a further name."""
+    owner, _, leaf = name.rpartition(".")
+    if owner and owner not in dict(module.named_modules()):
+        module.set_submodule(owner, nn.Module())
+    home = module.get_submodule(owner)
+    if isinstance(tensor, nn.Parameter):
+        home.register_parameter(leaf, tensor)
+    elif tensor is not None:
+        home.register_buffer(leaf, tensor)
 
 
 def _only_batch(program: ExportedProgram) -> int | None:

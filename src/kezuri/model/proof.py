@@ -8,13 +8,11 @@ from time import monotonic
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from kezuri.core.errors import ProofFailed, UsageError
-from kezuri.core.seeds import derive
+from kezuri.model.answers import difference, lively, random_batches
 from kezuri.model.exported import example_batch
 from kezuri.model.families import Couplings
-from kezuri.model.modes import evaluating
 from kezuri.model.narrowed_norms import narrow_norms_
 from kezuri.model.program import Blueprint, Program
 from kezuri.model.shrink import Structure, mask_channels_, shrink_, structure_of
@@ -75,14 +73,6 @@ class Cut:
     rewritten: str | None = None
 
 
-@dataclass(frozen=True)
-class _Batches:
-    """Random inputs, and the type the models compute in."""
-
-    inputs: Sequence[Sequence[Tensor]]
-    dtype: torch.dtype
-
-
 def prove(
     masked: nn.Module,
     cut: nn.Module,
@@ -109,10 +99,10 @@ def prove(
     inputs = example_batch(masked, example_inputs)
     tensors = [*masked.state_dict().values(), *inputs]
     if not any(tensor.dtype == torch.float64 for tensor in tensors):
-        error = _difference(masked, cut, _batches(inputs, torch.float32, batches))
+        error = difference(masked, cut, random_batches(inputs, torch.float32, batches))
         if error <= tolerance:
             return Proof(error, tolerance, batches)
-    error = _difference(masked, cut, _batches(inputs, torch.float64, batches))
+    error = difference(masked, cut, random_batches(inputs, torch.float64, batches))
     return Proof(error, tolerance, batches, "float64")
 
 
@@ -183,7 +173,7 @@ class _Attempts:
         trial: Trial | None,
     ) -> None:
         self.model, self.couplings, self.kept, self.inputs = model, couplings, kept, example_inputs
-        self.subject = _lively(model, example_batch(model, example_inputs))
+        self.subject = lively(model, example_batch(model, example_inputs))
         self.deadline = None if trial is None else trial.deadline
         self.batches = INPUTS if trial is None else 1
         self.accepted: list[str] = []
@@ -260,85 +250,3 @@ class _Attempts:
         for half in (names[:middle], names[middle:]):
             if not self.accept(half):
                 self.halve(half)
-
-
-def _lively(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """The model, or where its answers do not depend on the inputs, a copy that has random numbers for zeros.
-
-    A network that begins with zeros (a zero head, zero scales of residual branches) would prove anything.
-    """
-    with evaluating(model), torch.no_grad():
-        first, second = (
-            pytree.tree_leaves(model(*_random_like(inputs, number, _dtype(model)))) for number in range(2)
-        )
-    if any(isinstance(a, Tensor) and not torch.equal(a, b) for a, b in zip(first, second, strict=True)):
-        return model
-    twin = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(derive(0, "lively"))
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            if parameter.is_floating_point() and not parameter.any():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
-    return twin
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _typed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model, or a copy of another type."""
-    floating = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
-    return model if all(tensor.dtype == dtype for tensor in floating) else copy.deepcopy(model).to(dtype)
-
-
-@torch.no_grad()
-def _difference(masked: nn.Module, cut: nn.Module, batches: _Batches) -> float:
-    worst = 0.0
-    masked, cut = _typed(masked, batches.dtype), _typed(cut, batches.dtype)
-    with evaluating(masked), evaluating(cut):
-        for batch in batches.inputs:
-            expected = pytree.tree_leaves(masked(*batch))
-            try:
-                answers = pytree.tree_leaves(cut(*batch))
-            except Exception as error:
-                raise ProofFailed(f"the cut model fails: {_shortened(error)}") from error
-            if len(answers) != len(expected):
-                raise ProofFailed(f"the cut model gives {len(answers)} outputs, not {len(expected)}")
-            worst = max([worst, *map(_distance, expected, answers)])
-    return worst
-
-
-def _batches(inputs: tuple[Tensor, ...], dtype: torch.dtype, count: int) -> _Batches:
-    return _Batches([_random_like(inputs, number, dtype) for number in range(count)], dtype)
-
-
-def _random_like(inputs: tuple[Tensor, ...], number: int, dtype: torch.dtype) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(derive(0, "proof", number))
-    return [
-        torch.randn(tensor.shape, generator=generator).to(tensor.device, dtype)
-        if tensor.is_floating_point()
-        else tensor
-        for tensor in inputs
-    ]
-
-
-def _distance(expected: object, answer: object) -> float:
-    """Relative to the largest expected value; infinite where shapes differ or a number is not finite."""
-    if not isinstance(expected, Tensor) or not isinstance(answer, Tensor):
-        return 0.0 if expected == answer else float("inf")
-    if expected.shape != answer.shape:
-        return float("inf")
-    if expected.numel() == 0:
-        return 0.0
-    expected, answer = expected.double(), answer.double()
-    apart, largest = float((expected - answer).abs().max()), float(expected.abs().max())
-    if apart == 0:
-        return 0.0
-    relative = apart / largest if largest else float("inf")
-    return relative if relative < float("inf") else float("inf")
-
-
-def _shortened(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:150]}"
