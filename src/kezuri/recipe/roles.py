@@ -12,6 +12,7 @@ def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.data.augment import Augment, augmentations
     from kezuri.prune.allocation import Allocation, allocations
     from kezuri.prune.criterion import Criterion, criteria
+    from kezuri.prune.depth import BlockCriterion, block_criteria
     from kezuri.prune.granularity import Granularity, granularities
     from kezuri.prune.regularizer import Regularizer, regularizers
     from kezuri.prune.schedule import Schedule, schedules
@@ -24,6 +25,7 @@ def _roles() -> dict[Any, Registry[Any]]:
     return {
         Allocation: allocations,
         Augment: augmentations,
+        BlockCriterion: block_criteria,
         Criterion: criteria,
         Granularity: granularities,
         LrSchedule: lr_schedules,
