@@ -30,12 +30,10 @@ def _tensors(call: Call) -> list[fx.Node]:
 
 @_of("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh", "hardswish", "erf")
 @_of("sqrt", "abs", "neg", "square", "sign", "sin", "expm1", "log1p", "dropout", "feature_dropout", "clone")
-@_of("contiguous", "detach", "detach_copy", "alias", "to", "_to_copy", "type_as", "float", "lift_fresh_copy")
+@_of("contiguous", "detach", "detach_copy", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy")
 @_of(
     "hardshrink",
     "softshrink",
-    "tanhshrink",
-    "softsign",
     "alpha_dropout",
     "round",
     "floor",
