@@ -47,6 +47,21 @@ def test_only_small_couplings_can_be_refused_and_equal_ones_together(check):
     assert check.refusals(asked) == {}
 
 
+def test_what_is_refused_is_little_all_in_all(check):
+    asked = proposal(check.costs)
+    check.least_time = 1e9
+    classes = ({"0", "4"}, {"2"})
+    without = [
+        check.costs.params({name: kept for name, kept in asked.items() if name not in names})
+        for names in classes
+    ]
+    shares = [(params - check.costs.params(asked)) / check.costs.params({}) for params in without]
+    check.least_params = max(shares) * 1.001  # enough for either, not for both
+    assert set(check.refusals(asked)) in classes
+    check.least_params = sum(shares) * 1.001
+    assert set(check.refusals(asked)) == {"0", "2", "4"}
+
+
 def test_what_is_refused_stays_whole_in_what_is_measured(check):
     check.least_time = 1e9
     found = check.judge(proposal(check.costs))

@@ -82,6 +82,21 @@ def test_a_slice_that_answers_in_another_form_is_not_taken(tmp_path):
     np.testing.assert_allclose(answer, costs.build(proposal)(torch.tensor(examples)).detach(), rtol=1e-4)
 
 
+def test_groups_of_depthwise_convolutions_follow_a_slice(tmp_path):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, groups=8), nn.ConvTranspose2d(16, 16, 3, groups=16)]
+    layers += [nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 2, 1)]
+    costs = costs_of(nn.Sequential(*layers).eval(), torch.zeros(2, 3, 6, 6))
+    proposal = half(costs)
+    assert len(proposal) == 2
+    images = np.random.default_rng(0).standard_normal((2, 3, 6, 6), dtype=np.float32)
+    with Timing(costs) as timing:
+        assert timing._slices(proposal, tmp_path / "half.onnx")
+        answer = OnnxRuntime().prepare(tmp_path / "half.onnx").run(images)
+    expected = costs.build(proposal)(torch.tensor(images)).detach()
+    np.testing.assert_allclose(answer, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_the_torch_runtime_takes_modules():
     costs = costs_of(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.zeros(2, 6))
     with Timing(costs, "torch") as timing:

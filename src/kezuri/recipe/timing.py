@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import UsageError
 from kezuri.core.measurement import Measurement
 from kezuri.measure.latency import Comparison, compare_latency
@@ -112,13 +113,18 @@ class Timing(AbstractContextManager["Timing"]):
             return Prepared(model, weights_size(model))
         if not self._slices(proposal, path):
             export_onnx(self.costs.build(proposal), self.shape, path)
-        return Prepared(path, Measurement("size", _bytes(path), "bytes", conditions={"format": "onnx"}))
+        size = Measurement("size", path.stat().st_size, "bytes", conditions={"format": "onnx"})
+        return Prepared(path, size)
 
     def _slices(self, proposal: Proposal, path: Path) -> bool:
         """Writes a slice of the one export; whether it runs and answers in the dense model's form."""
         images = np.zeros((2, *self.shape), dtype=np.float32)
         try:
             self._export.write(structure_of(self.costs.couplings, proposal), path)
+            proto = onnx.load(path)
+            _anonymise_(proto)
+            _follow_groups_(proto, self.costs.couplings.shapes)
+            write_bytes(path, proto.SerializeToString(deterministic=True))
             return self._loaded(path).run(images).shape == self._answer
         except Exception:  # a runtime's own errors share no base: sizes do not fit
             return False
@@ -161,12 +167,20 @@ def timed_shape(inputs: tuple[Tensor, ...]) -> tuple[int, int, int]:
     return shape
 
 
-def _bytes(path: Path) -> int:
-    """What `export_onnx` would write, which keeps no notes of where operations came from."""
-    proto = onnx.load(path)
-    _anonymise_(proto)
-    size: int = proto.ByteSize()
-    return size
+def _follow_groups_(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Depthwise convolutions have as many groups as channels, which slicing their weights does not change.
+
+    Args:
+        proto: with sliced weights.
+        shapes: of the weights before, by name.
+    """
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        for attribute in node.attribute if node.op_type in ("Conv", "ConvTranspose") else ():
+            before, after = shapes.get(node.input[1]), sizes.get(node.input[1])
+            if attribute.name == "group" and attribute.i > 1 and before and after:
+                depthwise = before[1] == 1 if node.op_type == "Conv" else before[0] == attribute.i
+                attribute.i = attribute.i * after[0] // before[0] if depthwise else attribute.i
 
 
 def _pooled(races: Sequence[Measurement]) -> Measurement:
