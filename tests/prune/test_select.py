@@ -208,3 +208,36 @@ def test_mistakes_are_named(residual):
         residual.conv1.weight[0, 0, 0, 0] = float("inf")
     with pytest.raises(TrainingDiverged, match=r"conv1\.weight by 'l1' are not finite"):
         select_masks(residual, 0.5, **settings)
+
+
+class Scaled(nn.Module):
+    """A loose parameter scales what `a` reads; the weights are square, so that a mix-up fits in shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.a, self.b = nn.Parameter(torch.randn(6)), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(self.scale * x.mean(1, keepdim=True)).relu())
+
+
+def test_evidence_about_outputs_does_not_judge_what_is_read():
+    torch.manual_seed(0)
+    model = Scaled()
+    couplings = couple(model, torch.randn(2, 6))
+    assert [c.name for c in couplings.free] == ["a input", "a"]
+    known = {"a.weight": Evidence("a.weight", taylor_gate=torch.arange(6.0))}
+    choice = select_masks(
+        model,
+        0.3,
+        criterion=Taylor(),
+        granularity=Channel(),
+        scope=Local(),
+        evidence=known,
+        couplings=couplings,
+    )
+    assert set(choice.kept_channels) == {"a"}
+    by_weight = select_masks(
+        model, 0.3, criterion=L2(), granularity=Channel(), scope=Local(), couplings=couplings
+    )
+    assert set(by_weight.kept_channels) == {"a input", "a"}

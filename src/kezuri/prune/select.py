@@ -116,7 +116,7 @@ def contest(
 
     Args and errors are those of `select_masks`. A criterion sees each weight with its outputs in dimension 0.
     Coupled channels of which such a weight is no convolution or linear layer compete if the criterion needs
-    no evidence, or has it.
+    no evidence, or has it; those that no weight produces, if it needs none.
     """
     if granularity.finest == "weight" and criterion.per == "channel":
         raise _too_coarse(criterion, granularity)
@@ -124,6 +124,8 @@ def contest(
     weights = scored_weights(model)
     if granularity.coupled and couplings is not None:
         couplings = _of_parameters(model, couplings)
+        if criterion.needs:
+            couplings = _written(couplings)
         others = scored_weights(model, couplings)
         weights |= {n: w for n, w in others.items() if n in weights or has_evidence(criterion, known.get(n))}
     groups = _groups(weights, granularity, couplings, ignore)
@@ -148,6 +150,12 @@ def _of_parameters(model: nn.Module, couplings: Couplings) -> Couplings:
             for item in couplings
         ),
     )
+
+
+def _written(couplings: Couplings) -> Couplings:
+    """The couplings that a weight produces: evidence is about a weight's outputs, not about what reads it."""
+    written = tuple(item for item in couplings if any(member.role == "output" for member in item.members))
+    return replace(couplings, items=written)
 
 
 def _groups(
