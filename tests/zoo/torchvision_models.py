@@ -66,7 +66,7 @@ def _graph(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) ->
 
 def _image(name: str) -> tuple[int, ...]:
     """Small, where the model takes small images."""
-    side = 224 if "vit_" in name or name == "maxvit_t" else 299 if "inception" in name else 64
+    side = {"maxvit_t": 224, "inception_v3": 299, "vit_h_14": 56}.get(name, 64)
     return 3, side, side
 
 
@@ -76,8 +76,9 @@ def _clip(name: str) -> tuple[int, ...]:
 
 
 def _classifier(name: str) -> Callable[[], nn.Module]:
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return _plain(name, **options)
+    if name in ("googlenet", "inception_v3"):
+        return _plain(name, init_weights=False)
+    return _plain(name, image_size=_image(name)[1]) if name.startswith("vit_") else _plain(name)
 
 
 def _plain(name: str, **options: Any) -> Callable[[], nn.Module]:
