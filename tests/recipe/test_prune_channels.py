@@ -217,6 +217,28 @@ def test_what_a_criterion_learnt_nothing_of_stays_whole_and_says_so():
         prune_channels(model[4:], torch.zeros(2, 16, 1, 1), criterion="bn_scale", data=other(data))
 
 
+class Added(nn.Module):
+    """A loose map joins what a convolution makes; loose queries are read by a layer and made by none."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.map = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(8, 1, 1))
+        self.queries, self.read, self.head = nn.Parameter(torch.randn(12)), nn.Linear(12, 4), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head((self.conv(x).relu() * self.map).mean((2, 3))) + self.read(self.queries * x.mean())
+
+
+def test_evidence_about_outputs_says_nothing_of_what_is_only_read():
+    torch.manual_seed(0)
+    model, images = Added().eval(), torch.zeros(2, 3, 8, 8)
+    assert set(prune_channels(model, images).kept) == {"conv", "read input"}
+    data = TensorDataset(torch.rand(20, 3, 8, 8), torch.arange(20) % 4)
+    pruned = prune_channels(model, images, criterion="taylor", data=data)
+    assert set(pruned.kept) == {"conv"}
+    assert "no weight produces it" in pruned.couplings.named("read input").reason
+
+
 def test_gates_are_trained_where_they_can_stand():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), Loose(8)).eval()

@@ -1,7 +1,5 @@
 """Parameters, and multiply-accumulates of one image or of any example."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 
 import torch
@@ -10,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kezuri.core.measurement import Measurement
-from kezuri.model.modes import device_of, evaluating
+from kezuri.model.modes import device_of, evaluating, fused_attention_off
 
 Shape = tuple[int, ...]
 Example = tuple[int, int, int] | Tensor | tuple[Tensor, ...]
@@ -35,7 +33,9 @@ def count_macs(model: nn.Module, example: Example) -> int:
     """
     batch = _batch(example, device_of(model))
     counter = FlopCounterMode(display=False, custom_mapping=UNKNOWN)
-    with evaluating(model), torch.no_grad(), _plain_attention(), counter:
+    # the counter does not know the fused kernels of the CPU, and would count their work as nothing
+    plain = (fused_attention_off(), sdpa_kernel(SDPBackend.MATH))
+    with evaluating(model), torch.no_grad(), plain[0], plain[1], counter:
         model(*batch)
     total = int(counter.get_total_flops()) // 2
     lengths = {len(part) if part.dim() else 0 for part in batch}
@@ -66,15 +66,3 @@ def _recurrent_flops(inputs: Shape, to_hidden: Shape, in_hidden: Shape, *_: obje
 
 # what the counter takes for nothing: the kernel that LSTMs run in on the CPU
 UNKNOWN = {torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops}
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    # the counter does not know the fused kernels of the CPU, and would count their work as nothing
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

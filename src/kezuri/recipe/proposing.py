@@ -224,11 +224,13 @@ def _with_evidence(
 ) -> Couplings:
     """The couplings, those blocked of which the criterion could learn nothing, unless that is all of them."""
     parameters = {name for name, _ in model.named_parameters()}
+    what = criteria.name_of(criterion)
     reasons = {}
     for coupling in couplings.free:
+        if criterion.needs and not coupling.producers:
+            reasons[coupling.name] = f"the criterion {what!r} is about outputs, and no weight produces it"
         for member in judges(coupling):
             name = member.parameter
             if name in parameters and not has_evidence(criterion, evidence.get(name)):
-                what = criteria.name_of(criterion)
                 reasons[coupling.name] = f"the criterion {what!r} could learn nothing of {name}"
     return couplings if len(reasons) == len(couplings.free) else blocked(couplings, reasons)
