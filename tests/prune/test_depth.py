@@ -152,7 +152,7 @@ def test_too_many_blocks_are_refused_and_those_that_stay_named():
         UsageError, match=r"asks for 4 blocks, but 3 may go; these must stay: d \(protected\)$"
     ):
         count_blocks(BLOCKS, 4)
-    with pytest.raises(UsageError, match="asks for 1 blocks, but none may go: none was found"):
+    with pytest.raises(UsageError, match="asks for 1 block, but none may go: none was found"):
         count_blocks(Blocks(()), 0.5)
 
 

@@ -281,7 +281,7 @@ def test_masks_of_blocks_that_stay_hold(work, trained):
 def test_mistakes_come_before_long_work(work):
     with pytest.raises(UsageError, match="asks for 4 blocks, but 3 may go"):
         work(step(drop=4))
-    with pytest.raises(UsageError, match="asks for 1 blocks, but none may go"):
+    with pytest.raises(UsageError, match="asks for 1 block, but none may go"):
         work(step(ignore=("3", "4", "5")), folder="ignored")
     assert step(finetune=Finetune(epochs=0.5)).warnings() and not step().warnings()
     assert step().seconds.__doc__ and step(finetune=Finetune(batch_size=16)).batch_size == 16

@@ -170,7 +170,7 @@ def count_blocks(blocks: Blocks, drop: int | float) -> int:
         stuck = [f"{block.name} ({block.reason})" for block in blocks if block.reason is not None]
         more = f" and {len(stuck) - SHOWN} more" if len(stuck) > SHOWN else ""
         raise UsageError(
-            f"drop asks for {count} blocks, but {free or 'none'} may go"
+            f"drop asks for {count} block{'s' if count > 1 else ''}, but {free or 'none'} may go"
             + (f"; these must stay: {', '.join(stuck[:SHOWN])}{more}" if stuck else ": none was found")
         )
     return count
