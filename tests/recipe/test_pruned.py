@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import kezuri
-from kezuri.core.errors import UsageError
+from kezuri.core.errors import NotFollowed
 from kezuri.model.zoo import zoo
 from kezuri.recipe.prune_channels import prune_channels
 
@@ -51,17 +51,70 @@ def test_what_no_layer_produces_has_a_row_of_its_own():
     assert found.model.queries.shape == (1, 3, 6) and found.proof <= 1e-5
 
 
-def test_a_saved_model_comes_back(pruned, tmp_path):
-    pruned.save(tmp_path)
-    back = kezuri.read_model(tmp_path, build=lambda: zoo["resnet8"]())
-    images = torch.randn(2, 3, 16, 16)
-    assert torch.equal(back.model(images), pruned.model(images))
-    assert (back.classes, back.image_shape) == (10, (3, 16, 16))
+class Headed(nn.Module):
+    """Heads as numbers in the code: only a program can lose them."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 48), nn.Linear(16, 5)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(-1, 6, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).reshape(-1, 6, 16))
 
 
-def test_what_cannot_be_rebuilt_is_not_saved(tmp_path):
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(zoo["resnet8"], (2, 3, 16, 16)), (Scaled, (2, 4)), (Headed, (2, 6, 8))],
+    ids=["images", "loose", "program"],
+)
+def test_a_saved_model_comes_back(build, shape, tmp_path):
     torch.manual_seed(0)
-    found = prune_channels(Scaled().eval(), torch.zeros(2, 4))
-    with pytest.raises(UsageError, match=r"pruned\.structure\.to_json"):
-        found.save(tmp_path)
-    assert not list(tmp_path.iterdir())
+    model, x = build().eval(), torch.randn(shape)
+    found = prune_channels(model, torch.zeros(shape), round_to=1)
+    assert (found.rewritten is not None) == (build is Headed)
+    found.save(tmp_path)
+    weights = model.state_dict()
+    back = kezuri.read_model(tmp_path, build=build)
+    assert torch.equal(back.model(x), found.model(x))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_optimizer_goes_on_after_a_cut(tmp_path):
+    torch.manual_seed(0)
+    model, x = Scaled(), torch.randn(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def step(trained, with_):
+        with_.zero_grad()
+        trained(x).square().mean().backward()
+        with_.step()
+
+    step(model, optimizer)
+    found = prune_channels(model, torch.zeros(2, 4), inplace=True, optimizer=optimizer)
+    assert found.model is model
+    found.save(tmp_path, optimizer=optimizer)
+    step(model, optimizer)
+    back = kezuri.read_model(tmp_path, build=Scaled)
+    again = torch.optim.SGD(back.model.parameters(), lr=0.1, momentum=0.9)
+    back.load_optimizer_(again)
+    step(back.model, again)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), back.model.parameters(), strict=True))
+
+
+def test_a_model_that_cannot_be_followed_is_cut_inside_its_modules():
+    class Deciding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 5))
+
+        def forward(self, x):
+            return self.inner(x) if x.sum() > -1e9 else x
+
+    torch.manual_seed(0)
+    model = Deciding().eval()
+    with pytest.raises(NotFollowed, match="fallback=True"):
+        prune_channels(model, torch.zeros(2, 4))
+    found = prune_channels(model, torch.zeros(2, 4), fallback=True)
+    assert found.model.inner[0].out_features == 8 and found.proof <= 1e-5

@@ -16,7 +16,7 @@ from kezuri.data import Data, from_dataset
 from kezuri.model.coupling import Choices, Couplings, couple
 from kezuri.model.exported import example_batch
 from kezuri.model.proof import Cut, cut
-from kezuri.model.shrink import mask_channels_, shrink_
+from kezuri.model.shrink import shrink_
 from kezuri.prune.criterion import Criterion, criteria
 from kezuri.prune.gather import gather
 from kezuri.prune.granularity import Channel
@@ -54,6 +54,7 @@ def prune_channels(
     result: Literal["auto", "module", "program"] = "auto",
     heads: Literal["whole", "width"] = "whole",
     norms: bool = False,
+    fallback: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     inplace: bool = False,
     seed: int = 0,
@@ -88,6 +89,8 @@ def prune_channels(
             literal sizes follow; "auto" rewrites only if channels chosen can go no other way.
         heads: what of an attention layer may go: whole heads, or channels within every head.
         norms: whether widths that LayerNorm or GroupNorm average over may go, which changes the answers.
+        fallback: where torch.export cannot follow the model as a whole, whether to cut inside the modules it
+            can follow.
         optimizer: whose state follows; needs `inplace`.
         inplace: cuts the model that was given.
         seed: decides everything random; what is measured (latency, pay-off) varies all the same.
@@ -118,7 +121,9 @@ def prune_channels(
     if order.is_timed:
         timed_shape(inputs)
     form = "module" if inplace else result
-    couplings = couple(model, inputs, protect=protect, result=form, choices=Choices(heads, norms))
+    couplings = couple(
+        model, inputs, protect=protect, result=form, choices=Choices(heads, norms), fallback=fallback
+    )
     check_any_free(couplings)
     gated = _with_places(model, couplings) if "gate" in order.criterion.needs else couplings
     found = {} if shown is None else gather(model, order.criterion, shown, couplings=gated, seed=seed)
@@ -200,12 +205,10 @@ def _with_places(model: nn.Module, couplings: Couplings) -> Couplings:
 
 
 def _pruned(decision: Decision, done: Cut, costs: Costs, rejected: Mapping[str, str]) -> Pruned:
-    """The result; the model that `costs` holds becomes the masked one."""
+    """What is given back."""
     kept, couplings = decision.proposal, decision.couplings
     before, after = costs.of({}), costs.of(kept)
-    masked = costs.model
-    mask_channels_(masked, couplings, kept)
-    own = f"your own module, {type(masked).__name__}"
+    own = f"your own module, {type(done.masked).__name__}"
     report = Report(
         rows=rows_of(couplings, kept),
         before=before,
@@ -218,7 +221,7 @@ def _pruned(decision: Decision, done: Cut, costs: Costs, rejected: Mapping[str, 
     )
     return Pruned(
         model=done.model,
-        masked=masked,
+        masked=done.masked,
         report=report,
         proof=done.proof.error,
         structure=done.structure,

@@ -8,9 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kezuri.core.errors import UsageError
 from kezuri.model.coupling import Couplings, Row
-from kezuri.model.modes import evaluating
 from kezuri.model.portable import save_model
 from kezuri.model.proof import Proof
 from kezuri.model.shrink import Structure
@@ -106,35 +104,24 @@ class Pruned:
     payoff: Payoff | None
     inputs: tuple[Tensor, ...]
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Writes weights and structure into a folder, for `kezuri.read_model(folder, build=…)`.
 
+        Args:
+            folder: made if it is not there.
+            optimizer: whose state is kept too.
+
         Raises:
-            UsageError: the model is a rewritten program, or does not answer images with one row of numbers
-                each; save its state dict.
+            UsageError: an input is of a type that models are not given.
             ResourceError: no room, or the folder cannot be written.
         """
-        if self.rewritten is not None:
-            raise UsageError(
-                "a rewritten program is not rebuilt from its structure: keep its state dict, or prune with "
-                f'result="module" ({self.rewritten})'
-            )
-        images = self.inputs[0]
-        with evaluating(self.model), torch.no_grad():
-            answer = self.model(*self.inputs)
-        if len(self.inputs) > 1 or images.dim() != 4 or not isinstance(answer, Tensor) or answer.dim() != 2:
-            raise UsageError(
-                "saved are models that take one batch of images and answer (images, classes); "
-                "keep this one's state dict, and its structure as pruned.structure.to_json()"
-            )
-        channels, height, width = images.shape[1:]
         save_model(
             Path(folder),
             self.model,
-            spec=None,
-            classes=answer.shape[1],
-            image_shape=(channels, height, width),
             structure=self.structure,
+            inputs=self.inputs,
+            choices=self.couplings.choices,
+            optimizer=optimizer,
         )
 
 
