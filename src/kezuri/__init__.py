@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kezuri.core.errors import KezuriError as KezuriError
     from kezuri.core.goal import Goal as Goal
-    from kezuri.core.measurement import Measurement as Measurement
     from kezuri.data import from_dataset as from_dataset
     from kezuri.data import load_data as load_data
     from kezuri.model.coupling import couple as couple
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from kezuri.prune.select import select_masks as select_masks
     from kezuri.recipe.compress import compress as compress
     from kezuri.recipe.prepare import prepare as prepare
+    from kezuri.recipe.prune_blocks import prune_blocks as prune_blocks
     from kezuri.recipe.prune_channels import prune_channels as prune_channels
     from kezuri.recipe.recipe import load_recipe as load_recipe
     from kezuri.recipe.run import resume as resume
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "KezuriError": "kezuri.core.errors",
     "Goal": "kezuri.core.goal",
-    "Measurement": "kezuri.core.measurement",
     "from_dataset": "kezuri.data",
     "load_data": "kezuri.data",
     "couple": "kezuri.model.coupling",
@@ -48,6 +47,7 @@ _HOMES = {
     "select_masks": "kezuri.prune.select",
     "compress": "kezuri.recipe.compress",
     "prepare": "kezuri.recipe.prepare",
+    "prune_blocks": "kezuri.recipe.prune_blocks",
     "prune_channels": "kezuri.recipe.prune_channels",
     "load_recipe": "kezuri.recipe.recipe",
     "resume": "kezuri.recipe.run",

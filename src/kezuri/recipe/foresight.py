@@ -5,10 +5,13 @@ from tempfile import TemporaryDirectory
 
 from kezuri.core.errors import ModelError
 from kezuri.model.coupling import couple, protected_parameters
+from kezuri.model.depth import find_blocks
+from kezuri.prune.depth import count_blocks
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.step import Resources, Step
 from kezuri.recipe.steps.pcas import PcasLoop
 from kezuri.recipe.steps.prune import Prune
+from kezuri.recipe.steps.prune_blocks import PruneBlocks
 from kezuri.runtime.export import export_onnx
 
 SHOWN = 5
@@ -20,8 +23,11 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
     Raises:
         ModelError: torch.export cannot follow the model (the line is named), nothing of it may be cut, or it
             has an operation that ONNX has not.
-        UsageError: a layer to leave alone is not there.
+        UsageError: a layer to leave alone is not there, or more blocks are to go than may.
     """
+    for step in prepared.recipe.steps:
+        if isinstance(step, PruneBlocks):
+            count_blocks(find_blocks(prepared.model, resources.example, protect=step.ignore), step.drop)
     for plan in _prunings(prepared):
         if plan.cuts:
             couplings = couple(prepared.model, resources.example, protect=plan.ignore)
