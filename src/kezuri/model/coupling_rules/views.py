@@ -101,14 +101,25 @@ class _Block:
                 result.extend([ids] * len(factors))
                 continue
             tags = [(self.view, stride) for stride in strides[len(result) : len(result) + len(factors)]]
-            kept, free = self._survivor(tags, first=len(result)), bool((ids >= 0).any())
+            carriers = self._carriers(ids, factors)
+            kept = carriers[0] if len(carriers) == 1 else self._survivor(tags, first=len(result))
             for at, size in enumerate(factors):
                 result.append(
                     _split(self.channels, ids, factors, at)
                     if at == kept
-                    else self.channels.fixed(size, LITERAL_VIEW, tags[at] if free else None)
+                    else self.channels.fixed(size, LITERAL_VIEW, tags[at] if at in carriers else None)
                 )
         return result
+
+    def _carriers(self, ids: Ids, factors: list[int]) -> list[int]:
+        """The factors along which one meets different channels; the others only repeat them."""
+        free = ids >= 0
+        if not free.any():
+            return []
+        grid = ids.copy()
+        grid[free] = self.channels.sets.roots(ids[free])
+        grid = grid.reshape(factors)
+        return [at for at in range(len(factors)) if (grid != grid.take([0], axis=at)).any()]
 
     def put_together(self, parts: Axes, sizes: Sequence[int]) -> Axes:
         """The positions of the new dimensions."""
