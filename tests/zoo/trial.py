@@ -412,7 +412,7 @@ def _of_memory(text: str) -> bool:
 def _said(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:3]) if lines else ""
-    kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, AssertionError) and text else f"{type(error).__name__}: "
     return f"{kind}{text}"[:300]
 
 

@@ -324,3 +324,28 @@ def bilinear_layer() -> nn.Module:
         return net.head(F.relu(net.pairs(pooled(x), pooled(net.b(x)))))
 
     return Net(run, a=block(3, 8), b=block(8, 6), pairs=nn.Bilinear(8, 6, 10), head=nn.Linear(10, 5))
+
+
+class Asking(nn.Module):
+    """A block whose first input is a parameter of another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.out = nn.Linear(16, 12), nn.Linear(12, 16)
+
+    def forward(self, token: Tensor, x: Tensor) -> Tensor:
+        return token + self.out(F.relu(self.mix(x.mean(1, keepdim=True) + token)))
+
+
+@shelf.add(cut="a ask.mix", whole="head", batch=images(9, 10))
+def parameter_given_to_a_module() -> nn.Module:
+    def run(net: Net, x: Tensor) -> Tensor:
+        return net.head(net.ask(net.token, F.relu(net.a(x))).squeeze(1))
+
+    return Net(
+        run,
+        a=nn.Linear(10, 16),
+        token=nn.Parameter(torch.zeros(1, 1, 16)),
+        ask=Asking(),
+        head=nn.Linear(16, 5),
+    )
