@@ -340,7 +340,8 @@ class Asking(nn.Module):
 @shelf.add(cut="a ask.mix", whole="head", batch=images(9, 10))
 def parameter_given_to_a_module() -> nn.Module:
     def run(net: Net, x: Tensor) -> Tensor:
-        return net.head(net.ask(net.token, F.relu(net.a(x))).squeeze(1))
+        token = net.token.expand(x.shape[0], -1, -1)
+        return net.head(net.ask(token, F.relu(net.a(x))).squeeze(1))
 
     return Net(
         run,
