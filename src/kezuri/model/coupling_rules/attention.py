@@ -9,6 +9,8 @@ from kezuri.model.coupling_rule import rule
 from kezuri.model.coupling_rules.layers import contract
 from kezuri.model.union_find import Ids
 
+DOTS = "αβγδεζηθ"
+"""Letters that stand for the dots of an einsum."""
 SCALE = "the attention scale follows the head width"
 
 
@@ -37,9 +39,10 @@ def product(channels: Channels, call: Call) -> Axes:
     left, right = call.axes("self"), call.axes("other") or call.axes("mat2")
     factors = ("self", "other" if call.arguments.get("other") is not None else "mat2")
     contract(channels, call, pairs=[(left[-1], right[-2] if len(right) > 1 else right[0])], factors=factors)
-    if (name := call.parameter(factors[1])) is not None and len(right) == 2:
-        channels.set_role(name, 1, "output")
-        channels.set_role(name, 0, "input")
+    for factor, rows in ((left, True), (right, False)):
+        if len(factor) == 2:
+            channels.use(factor[0 if rows else 1], "output")
+            channels.use(factor[1 if rows else 0], "input")
     batch = _batch(channels, left[:-2], right[:-2])
     return [*batch, *(left[-2:-1] if len(left) > 1 else []), *(right[-1:] if len(right) > 1 else [])]
 
@@ -63,14 +66,15 @@ def product_with_shift(channels: Channels, call: Call) -> Axes:
 @rule("einsum")
 def summed_products(channels: Channels, call: Call) -> Axes:
     """Dimensions of one letter are one; letters that do not come out are summed over."""
-    equation = call.arguments["equation"].replace(" ", "")
-    if "." in equation:
-        raise ValueError(f"einsum of the form {equation}")
-    terms, arrow, result = equation.partition("->")
-    if not arrow:
-        result = "".join(sorted(letter for letter in set(terms) - {","} if terms.count(letter) == 1))
+    terms, arrow, result = call.arguments["equation"].replace(" ", "").partition("->")
     nodes = call.arguments["tensors"]
     tensors = [call.axes_of(node) for node in nodes]
+    if not arrow:
+        plain = terms.replace("...", "")
+        single = sorted(letter for letter in set(plain) - {","} if plain.count(letter) == 1)
+        result = ("..." if "..." in terms else "") + "".join(single)
+    terms = ",".join(_spelt(term, len(axes)) for term, axes in zip(terms.split(","), tensors, strict=True))
+    result = _spelt(result, len(call.shape))
     seen: dict[str, list[tuple[int, Ids]]] = {}
     for at, (term, axes) in enumerate(zip(terms.split(","), tensors, strict=True)):
         for letter, ids in zip(term, axes, strict=True):
@@ -81,6 +85,9 @@ def summed_products(channels: Channels, call: Call) -> Axes:
         if letter not in result and not any(call.vanishes(nodes[at]) for at, _ in places):
             for _, ids in places:
                 channels.pin(ids, "aten.einsum sums over channels that are not zero when masked")
+    for letter, places in seen.items():
+        for _, ids in places:
+            channels.use(ids, "output" if letter in result else "input")
     everywhere = [letter for letter in result if len(seen[letter]) == len(tensors)]
     _name_heads(channels, *([seen[letter][at][1] for letter in everywhere] for at in range(len(tensors))))
     return [_best(channels, seen, letter) for letter in result]
@@ -105,6 +112,12 @@ def products_over(channels: Channels, call: Call) -> Axes:
         for dim, ids in enumerate(axes)
         if dim not in gone
     ]
+
+
+def _spelt(term: str, dimensions: int) -> str:
+    """A term of an einsum with letters for its dots, the last ones the same in every term."""
+    dots = dimensions - len(term.replace("...", ""))
+    return term.replace("...", DOTS[len(DOTS) - dots :])
 
 
 @rule("bilinear")

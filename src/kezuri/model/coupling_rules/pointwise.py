@@ -20,7 +20,7 @@ from kezuri.model.coupling_rules.layers import PIXELS
 )
 @rule("bitwise_and", "bitwise_or", "bitwise_not", "fill", "trunc", "logit", "special_expit", "special_erf")
 @rule("bernoulli", "rrelu", "atan", "sinh", "cosh", "asinh", "_assert_tensor_metadata")
-@rule("logaddexp", "exp2", "log2", "xlogy", "heaviside", "zero")
+@rule("logaddexp", "exp2", "log2", "xlogy", "heaviside", "zero", "real", "imag", "conj", "angle")
 @rule("__and_", "__or_", "__xor_", "clip", "true_divide", "multiply", "subtract")
 def pointwise(channels: Channels, call: Call) -> Axes:
     """Joins dimensions of equal size, after broadcasting."""
@@ -152,6 +152,21 @@ def sampling(channels: Channels, call: Call) -> Axes:
     """Moves pixels; the grid has none of the channels."""
     x = call.axes("input")
     return [*x[:2], *(channels.fixed(size, PIXELS) for size in call.shape[2:])]
+
+
+@rule("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2")
+@rule("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn")
+def frequencies(channels: Channels, call: Call) -> Axes:
+    """Mixes some dimensions, which are pinned; their sizes may change."""
+    x, dims = call.axes("self"), call.arguments["dim"]
+    dims = range(len(x)) if dims is None else [dims] if isinstance(dims, int) else dims
+    mixed = {dim % len(x) for dim in dims}
+    for dim in mixed:
+        channels.pin(x[dim], f"aten.{call.name} mixes the channels")
+    return [
+        channels.fixed(size, PIXELS) if dim in mixed else ids
+        for dim, (ids, size) in enumerate(zip(x, call.shape, strict=True))
+    ]
 
 
 @rule(

@@ -135,6 +135,16 @@ def turned(_: Channels, call: Call) -> Axes:
     return x[::-1] if call.name == "numpy_T" else [*x[:-2], x[-1], x[-2]]
 
 
+@rule("view_as_complex", "view_as_real")
+def complex_pairs(channels: Channels, call: Call) -> Axes:
+    """The last dimension holds real and imaginary part, or they become one."""
+    x = call.axes("self")
+    if call.name == "view_as_real":
+        return [*x, channels.fixed(2, "real and imaginary part")]
+    channels.pin(x[-1], "real and imaginary part")
+    return x[:-1]
+
+
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(channels: Channels, call: Call) -> Axes:
     """Groups are interleaved; each loses the same position."""
