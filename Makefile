@@ -43,6 +43,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/conditions.py
 	$(BIN)/python benchmarks/pcas_forms.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/coupling.py
+	$(BIN)/python benchmarks/payoff.py
 
 # hours; one line a model, kept in runs/zoo.json, so that a second call goes on where the first one ended
 zoo: $(ZOO_STAMP)
