@@ -106,3 +106,17 @@ def test_as_measurements() -> None:
     params, macs = cost(zoo["lenet300_100"](), (1, 28, 28))
     assert (params.metric, params.value, params.unit) == ("params", 266_610, "count")
     assert (macs.metric, macs.value, macs.unit) == ("macs", 266_200, "count")
+
+
+def test_a_view_of_a_parameter_may_be_given_to_a_module():
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.inner = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(self.token.expand(len(x), -1))
+
+    model = Viewed()
+    assert count_macs(model, torch.zeros(1, 4)) == 24
+    assert model.token.requires_grad

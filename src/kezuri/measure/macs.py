@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kezuri.core.measurement import Measurement
-from kezuri.model.modes import device_of, evaluating, fused_attention_off
+from kezuri.model.modes import device_of, evaluating, frozen, fused_attention_off
 
 Shape = tuple[int, ...]
 Example = tuple[int, int, int] | Tensor | tuple[Tensor, ...]
@@ -35,7 +35,7 @@ def count_macs(model: nn.Module, example: Example) -> int:
     counter = FlopCounterMode(display=False, custom_mapping=UNKNOWN)
     # the counter does not know the fused kernels of the CPU, and would count their work as nothing
     plain = (fused_attention_off(), sdpa_kernel(SDPBackend.MATH))
-    with evaluating(model), torch.no_grad(), plain[0], plain[1], counter:
+    with evaluating(model), frozen(model), torch.no_grad(), plain[0], plain[1], counter:
         model(*batch)
     total = int(counter.get_total_flops()) // 2
     lengths = {len(part) if part.dim() else 0 for part in batch}

@@ -34,3 +34,16 @@ def fused_attention_off() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Has no parameter require a gradient for a while; torch's counters stumble over views of those that do."""
+    required = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in required:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in required:
+            parameter.requires_grad_(True)
