@@ -38,7 +38,7 @@ def fused_attention_off() -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Has no parameter require a gradient for a while; torch's counters stumble over views of those that do."""
+    """Has no parameter require a gradient for a while: torch's counters stumble over views of such."""
     required = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in required:
         parameter.requires_grad_(False)
