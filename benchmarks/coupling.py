@@ -113,7 +113,7 @@ def compared(name: str, build: Callable[[], nn.Module], times: int, limit: float
             )
     else:
         print(f"  the rival: {row.setdefault('rival', f'not installed, or not done in {limit:.0f} s')}")
-    row["memory beyond export, in model sizes"] = memory(build)
+    row["memory beyond export, in model sizes"] = memory(name)
     print(f"  memory beyond the export: {row['memory beyond export, in model sizes']:.2f} times the weights")
     return row
 
@@ -182,18 +182,21 @@ def _rival_child(build: Callable[[], nn.Module], queue: Any) -> None:
     queue.put(rival(build().eval(), torch.randn(1, 3, 224, 224)))
 
 
-def memory(build: Callable[[], nn.Module]) -> float:
-    """Peak memory of analysis and cut beyond the export's, in sizes of the model's weights."""
-    queue: Any = multiprocessing.get_context("fork").Queue()
-    child = multiprocessing.get_context("fork").Process(target=_memory_child, args=(build, queue))
+def memory(name: str) -> float:
+    """Peak memory of analysis and cut beyond the export's peak, in sizes of the model's weights.
+
+    In a new process: one that is forked would begin with this one's peak.
+    """
+    queue: Any = multiprocessing.get_context("spawn").Queue()
+    child = multiprocessing.get_context("spawn").Process(target=_memory_child, args=(name, queue))
     child.start()
     child.join()
     return float(queue.get())
 
 
-def _memory_child(build: Callable[[], nn.Module], queue: Any) -> None:
+def _memory_child(name: str, queue: Any) -> None:
     torch.set_num_threads(1)
-    model, x = build().eval(), torch.randn(1, 3, 224, 224)
+    model, x = networks()[name]().eval(), torch.randn(1, 3, 224, 224)
     program = export(model, example_batch(model, x))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     couplings = group(model, follow([program], model, DEFAULT)).couplings
