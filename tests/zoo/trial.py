@@ -211,6 +211,7 @@ class _Trial:
         inputs = _other_noise(self.inputs)
         self.outcome.moved = furthest(answers(self.dense, inputs), answers(self.masked, inputs))
         self.outcome.error, self.outcome.precision = self._distance(self.masked, self.result.model)
+        del self.masked
         assert self.outcome.error <= EXACT, f"outputs differ by {self.outcome.error:.1e}"
 
     def trains(self) -> None:
