@@ -373,6 +373,7 @@ def test_interrupted_and_resumed_anywhere_it_ends_the_same(net, patterns, same, 
 def test_ctrl_c_waits_for_the_step_to_be_whole(net, patterns, same, tmp_path) -> None:
     whole, model = net(), net()
     fit(whole, patterns, ROUGH, seed=5, device="cpu")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 
     class Press(Steps):
         def after_backward(self, model, optimizer, step):
