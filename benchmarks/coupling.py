@@ -25,7 +25,8 @@ from resnet50 import resnet50
 from torch import Tensor, nn
 
 from kezuri.model.channels import DEFAULT
-from kezuri.model.exported import example_batch, export, follow
+from kezuri.model.exported import follow
+from kezuri.model.exporting import example_batch, export
 from kezuri.model.grouping import group
 from kezuri.model.proof import prove
 from kezuri.model.shrink import mask_channels_, shrink_, structure_of

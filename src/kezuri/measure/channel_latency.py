@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from kezuri.core.errors import KezuriError, ModelError, UsageError
 from kezuri.core.measurement import Measurement
+from kezuri.core.progress import NullProgress, Progress
 from kezuri.measure.channel_cost import ChannelCosts, Cutter
 from kezuri.measure.latency import compare_latency, latency
 from kezuri.model.families import Coupling, Couplings
@@ -24,7 +25,6 @@ from kezuri.runtime.parity import TOLERANCE
 from kezuri.runtime.runner import Threads
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 from kezuri.runtime.sliced import SliceableExport
-from kezuri.train.progress import NullProgress, Progress
 
 RACES = 3
 RACE_SECONDS = 0.4

@@ -1,5 +1,6 @@
 """Which channel positions of all tensors of a graph must stay or go together, while the graph is read."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, fx
 
+from kezuri.core.errors import NotFollowed
 from kezuri.model.union_find import Ids, UnionFind
 
 Axes = list[Ids]
@@ -46,9 +48,18 @@ class Channels:
     it pins the other side and leaves things pinned for the same reason apart.
     """
 
-    def __init__(self, choices: Choices, preferred: frozenset[Tag] = frozenset()) -> None:
-        """`preferred`: factors of views that may go, such as the heads of attention, rather than others."""
+    def __init__(
+        self, choices: Choices, preferred: frozenset[Tag] = frozenset(), most: float = math.inf
+    ) -> None:
+        """What no operation has been read for.
+
+        Args:
+            choices: what is left to the user.
+            preferred: factors of views that may go, such as the heads of attention, rather than others.
+            most: bytes that the positions may take.
+        """
         self.choices = choices
+        self.most = most
         self.preferred = preferred
         self.wanted: set[Tag] = set()
         self.sets = UnionFind()
@@ -59,6 +70,8 @@ class Channels:
         self.numbers: dict[fx.Node, Ids] = {}
         self.tensors: dict[str, Axes] = {}
         self.roles: dict[tuple[str, int], Role] = {}
+        self._held: dict[int, int] = {}
+        self._bytes = 0
         self._places: dict[int, tuple[str, int]] = {}
         self._reasons: list[tuple[str, Tag | None]] = []
         self._numbers: dict[tuple[str, Tag | None], int] = {}
@@ -122,6 +135,31 @@ class Channels:
         if id(ids) in self._places:
             self.set_role(*self._places[id(ids)], role)
 
+    def hold(self, axes: Axes | list[Axes]) -> None:
+        """These positions are kept until all is read."""
+        for ids in axes:
+            if isinstance(ids, list):
+                self.hold(ids)
+            elif ids.base is None and id(ids) not in self._held:
+                self._held[id(ids)] = ids.nbytes
+                self._bytes += ids.nbytes
+
+    def expect(self, call: "Call") -> None:
+        """What an operation gives fits in memory, as far as its shape tells.
+
+        Raises:
+            NotFollowed: it does not.
+        """
+        value = call.node.meta.get("val")
+        parts = value if isinstance(value, list | tuple) else [value]
+        more = 8 * sum(sum(sizes(part.shape)) for part in parts if isinstance(part, Tensor))
+        if self._bytes + more > self.most:
+            raise NotFollowed(
+                f"the analysis would hold more than {self.most / 1e9:.3g} GB of channel positions at "
+                f"{call.name} of {', '.join(map(str, call.input_shapes))}: "
+                "give smaller example inputs"
+            )
+
     def _number(self, reason: str, tag: Tag | None = None) -> int:
         key = reason, tag
         if key not in self._numbers:
@@ -182,6 +220,12 @@ class Call:
     def shapes(self) -> list[tuple[int, ...]]:
         """Of an operation that gives several tensors."""
         return [sizes(value.shape) for value in self.node.meta["val"]]
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Of every tensor that goes in."""
+        values = (node.meta.get("val") for node in self.node.all_input_nodes)
+        return [sizes(value.shape) for value in values if isinstance(value, Tensor)]
 
     def fits(self, axes: Axes | list[Axes]) -> bool:
         """These are as many positions as the operation's result has."""

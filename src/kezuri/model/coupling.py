@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kezuri.core.errors import NotFollowed, UsageError
+from kezuri.core.progress import Progress
 from kezuri.model.channels import DEFAULT, SINGLE, Choices
-from kezuri.model.exported import example_batch, trace
+from kezuri.model.exported import trace
+from kezuri.model.exporting import SILENT, example_batch, in_time, load_torch_export
 from kezuri.model.families import Coupling, Couplings, Member, Row
 from kezuri.model.grouping import group
 from kezuri.model.partial import group_parts
@@ -25,6 +27,7 @@ __all__ = ["Choices", "Coupling", "Couplings", "Member", "Row", "couple", "prote
 Result = Literal["module", "program", "auto"]
 """What a cut may give: the user's own class, a rewritten program, or the class where it can be."""
 
+SECONDS = 300.0
 TRIAL_SECONDS = 60.0
 INSIDE = "which cuts only inside the modules that can be followed"
 
@@ -36,8 +39,9 @@ def couple(
     protect: Sequence[str] = (),
     result: Result = "module",
     choices: Choices = DEFAULT,
-    seconds: float = TRIAL_SECONDS,
+    seconds: float = SECONDS,
     fallback: bool = False,
+    progress: Progress = SILENT,
 ) -> Couplings:
     """Finds what has to be removed together: the couplings of a model.
 
@@ -53,36 +57,43 @@ def couple(
             with `Coupling.rewrite` as the reason why a cut of it gives a rewritten program; with "program"
             nothing is tried.
         choices: whether heads or head widths go, and whether norms may lose channels.
-        seconds: for trial cuts; what was not tried by then counts as failed.
+        seconds: for all of it; trial cuts get 60 at most, and what was not tried by then counts as failed.
         fallback: where torch.export cannot follow the model as a whole, whether to cut inside the modules
-            it can follow.
+            it can follow; following the whole may then take half of the time.
+        progress: hears how it goes: modules, operations, trial cuts.
 
     Returns:
         every coupling in execution order, the blocked ones with their reason.
 
     Raises:
-        NotFollowed: torch.export cannot follow the model; the line it stopped at is named.
+        NotFollowed: torch.export cannot follow the model, or not in this time, or in twice the memory of its
+            weights (and 1 GB); the line it stopped at is named.
         ModelError: the model does not accept the inputs.
-        UsageError: a pattern in `protect` fits no module; near names are listed.
+        UsageError: a pattern in `protect` fits no module, near names are listed; or no time is given.
         ProofFailed: a trial cut was needed and the model's answers are random or not finite.
     """
+    if not seconds > 0:
+        raise UsageError(f"the analysis needs more than 0 seconds, got {seconds}")
+    load_torch_export()
+    deadline = monotonic() + seconds
     protected = protected_parameters(model, protect)
     inputs = example_batch(model, example_inputs)
     try:
-        grouped = group(model, trace(model, inputs, choices))
+        with in_time(deadline - seconds / 2 if fallback else deadline, seconds):
+            grouped = group(model, trace(model, inputs, choices, progress))
     except NotFollowed as error:
         if not fallback:
             raise NotFollowed(f"{error}; or couple it with fallback=True, {INSIDE}") from error
         if result == "program":
             raise NotFollowed(f"{error}; without its graph there is no program") from error
-        grouped = group_parts(model, inputs, choices, str(error))
+        grouped = group_parts(model, inputs, choices, str(error), deadline)
     items = tuple(_guarded(item, protected) for item in grouped.couplings)
     found = replace(grouped.couplings, items=items)
     doubts = {name: doubt for name, doubt in grouped.doubts.items() if found.named(name).reason is None}
     if result == "program":
         failed = {name: reason for name, (_, reason) in doubts.items()}
     else:
-        failed = _tried(model, found, doubts, inputs, seconds)
+        failed = _tried(model, found, doubts, inputs, min(deadline, monotonic() + TRIAL_SECONDS), progress)
     final: Result = "module" if grouped.partial else result
     return replace(found, items=tuple(_judged(item, failed.get(item.name), final) for item in items))
 
@@ -99,7 +110,8 @@ def _tried(
     found: Couplings,
     doubts: Mapping[str, tuple[int, str]],
     inputs: tuple[Tensor, ...],
-    seconds: float,
+    deadline: float,
+    progress: Progress,
 ) -> dict[str, str]:
     """The doubtful couplings of which cutting one unit breaks or changes the model, with why.
 
@@ -109,7 +121,6 @@ def _tried(
     for name, (_, reason) in doubts.items():
         kinds.setdefault((reason, *_kind(model, found.named(name))), []).append(name)
     failed = dict[str, str]()
-    deadline = monotonic() + seconds
     for chosen in (
         [names[0] for names in kinds.values()],
         [n for names in kinds.values() for n in names[1:]],
@@ -119,7 +130,13 @@ def _tried(
             unit, width = doubts[name][0], found.named(name).width
             if name not in failed:
                 kept[name] = torch.arange(width) != unit
-        rejected = cut(model, found, kept, inputs, trial=Trial(deadline)).rejected if kept else {}
+        if not kept:
+            continue
+        progress.start("trial cuts", total=len(kept), done=0)
+        try:
+            rejected = cut(model, found, kept, inputs, trial=Trial(deadline, progress)).rejected
+        finally:
+            progress.done()
         for name, why in rejected.items():
             alike = next(names for names in kinds.values() if name in names)
             for other in alike if name == alike[0] else [name]:

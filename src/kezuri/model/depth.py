@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kezuri.core.errors import ProofFailed, UsageError
 from kezuri.core.registry import unknown
 from kezuri.model.coupling import protected_parameters
-from kezuri.model.exported import example_batch
+from kezuri.model.exporting import example_batch
 from kezuri.model.proof import Cut, Proof, prove
 from kezuri.model.residual import Found, search
 from kezuri.model.shrink import Structure, shrink_

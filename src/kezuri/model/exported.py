@@ -1,32 +1,27 @@
 """A model as a graph of ATen operations, and the walk that relates its channel positions."""
 
-import copy
-import inspect
-import logging
-import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from io import StringIO
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
-from torch.fx import config as fx_config
+from torch.export import ExportedProgram
 
-from kezuri.core.errors import ModelError, NotFollowed
+from kezuri.core.errors import ModelError
+from kezuri.core.progress import Progress
 from kezuri.model import coupling_rules  # noqa: F401  registers the rules
 from kezuri.model.channels import DEFAULT, SINGLE, Axes, Call, Channels, Choices, Tag, sizes
 from kezuri.model.coupling_rule import rules, unknown
-from kezuri.model.modes import fused_attention_off
+from kezuri.model.exporting import SILENT, export
 from kezuri.model.shrink import FOLLOWED
 from kezuri.model.sites import PRUNABLE, tensors_of
 from kezuri.model.vanishing import vanishes
 
 SAME = ("lift_fresh_copy", "to", "_to_copy", "alias", "detach", "clone", "contiguous", "detach_")
 PASSES = 8
+SPARE = 2**30
+"""Bytes that positions may take beyond twice the model's weights."""
 PARTS = (
     "chunk",
     "split",
@@ -42,29 +37,22 @@ PARTS = (
 """Operations whose result is a part of a parameter when they are given one."""
 
 
-def example_batch(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs on the model's device; a batch of one is repeated, as size 1 hides what is a batch."""
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    moved = tuple(tensor.detach().to(device) for tensor in inputs)
-    if all(tensor.dim() > 0 and len(tensor) == 1 for tensor in moved):
-        return tuple(tensor.repeat(2, *[1] * (tensor.dim() - 1)) for tensor in moved)
-    return moved
-
-
-def trace(model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices = DEFAULT) -> Channels:
+def trace(
+    model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices = DEFAULT, progress: Progress = SILENT
+) -> Channels:
     """The channel positions of every tensor of the model, joined and pinned.
 
     Works on a copy in eval mode; the model is left alone.
 
     Raises:
         ModelError: torch.export cannot follow the model; the line it stopped at is named.
+        NotFollowed: the positions take more than twice the memory of the model's weights, and 1 GB.
     """
-    programs = [export(model, inputs)]
+    programs = [export(model, inputs, progress=progress)]
     if _has_unread_weights(programs[0], model):
         with suppress(ModelError):  # then it is known as it is in evaluation mode only
             programs.append(export(model, inputs, training=True))
-    return follow(programs, model, choices)
+    return follow(programs, model, choices, progress)
 
 
 def _has_unread_weights(program: ExportedProgram, model: nn.Module) -> bool:
@@ -75,7 +63,12 @@ def _has_unread_weights(program: ExportedProgram, model: nn.Module) -> bool:
     return any(f"{name}.weight" not in read for name, m in model.named_modules() if isinstance(m, PRUNABLE))
 
 
-def follow(programs: Sequence[ExportedProgram], model: nn.Module, choices: Choices = DEFAULT) -> Channels:
+def follow(
+    programs: Sequence[ExportedProgram],
+    model: nn.Module,
+    choices: Choices = DEFAULT,
+    progress: Progress = SILENT,
+) -> Channels:
     """The channel positions of every tensor of an exported model.
 
     Which factor of a view may go shows only when attention or a convolution is met; then all is done anew.
@@ -84,23 +77,31 @@ def follow(programs: Sequence[ExportedProgram], model: nn.Module, choices: Choic
         programs: of the model, or of a copy of it: what it does in evaluation mode, and in training too.
         model: tells which parameters share their storage.
         choices: what is left to the user.
+        progress: hears of every operation.
     """
     preferred = frozenset[Tag]()
+    most = SPARE + 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    for program in programs:
+        program.graph.eliminate_dead_code()
     for _ in range(PASSES):
-        channels, weights = Channels(choices, preferred), _Weights(model)
-        for program in programs:
-            program.graph.eliminate_dead_code()
-            _walk(program, weights, channels)
+        channels, weights = Channels(choices, preferred, most), _Weights(model)
+        progress.start("following", total=sum(len(program.graph.nodes) for program in programs), done=0)
+        try:
+            for program in programs:
+                _walk(program, weights, channels, progress)
+        finally:
+            progress.done()
         if channels.wanted <= preferred:
             break
         preferred |= channels.wanted
     return channels
 
 
-def _walk(program: ExportedProgram, weights: "_Weights", channels: Channels) -> None:
+def _walk(program: ExportedProgram, weights: "_Weights", channels: Channels, progress: Progress) -> None:
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in program.graph.nodes:
+        progress.advance(1, {})
         if node.op == "placeholder" and node.name in names:
             if node.users:
                 weights.place(channels, node, names[node.name])
@@ -124,7 +125,9 @@ def _visit(module: fx.GraphModule, node: fx.Node, channels: Channels) -> None:
         channels.axes[node] = _inside(part, node, channels)
         return
     call = Call(node, channels)
-    channels.axes[node] = _followed(channels, call)
+    channels.expect(call)
+    channels.axes[node] = axes = _followed(channels, call)
+    channels.hold(axes)
     if vanishes(call):
         channels.vanishing.add(node)
     first = node.args[0] if node.args else None
@@ -220,80 +223,3 @@ class _Weights:
 def _pin(channels: Channels, axes: Axes, reason: str) -> None:
     for ids in axes:
         channels.pin(ids, reason)
-
-
-def export(
-    model: nn.Module, inputs: tuple[Tensor, ...], *, any_batch: bool = False, training: bool = False
-) -> ExportedProgram:
-    """The model's graph of ATen operations, of a copy.
-
-    Args:
-        model: left alone.
-        inputs: an example of each.
-        any_batch: whether the graph takes batches of any size, where the model does.
-        training: whether it is what the model does in training mode; evaluation mode if not.
-
-    Raises:
-        ModelError: torch.export cannot follow the model; the line it stopped at is named.
-    """
-    twin = copy.deepcopy(model).train(training)
-    shapes: tuple[object, ...] | None = None
-    if any_batch:
-        shapes = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs)
-        kinds = [parameter.kind for parameter in inspect.signature(twin.forward).parameters.values()]
-        shapes = (shapes,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else shapes
-    with _plain_tracing():
-        try:
-            return torch.export.export(twin, inputs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:
-            raise _refusal(twin, inputs, error) from error
-
-
-@contextmanager
-def _plain_tracing() -> Iterator[None]:
-    """No gradients and no stack traces, as they take time."""
-    quiet = fx_config.do_not_emit_stack_traces
-    fx_config.do_not_emit_stack_traces = True
-    loud = logging.getLogger("torch").level
-    logging.getLogger("torch").setLevel(logging.CRITICAL)  # what matters comes back as an exception
-    try:
-        quietly = (
-            redirect_stdout(StringIO()),
-            redirect_stderr(StringIO()),
-        )  # it prints the graph it gave up on
-        with torch.no_grad(), fused_attention_off(), warnings.catch_warnings(), quietly[0], quietly[1]:
-            # recurrent layers store their weights in a list; the model here is a copy
-            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-            yield
-    finally:
-        fx_config.do_not_emit_stack_traces = quiet
-        logging.getLogger("torch").setLevel(loud)
-
-
-def _refusal(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> ModelError:
-    where = _users_line(error)
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    except Exception as plain:
-        return ModelError(
-            f"the model does not accept an input of shape {shapes}{_users_line(plain)}: {_first_line(plain)}"
-        )
-    return NotFollowed(
-        f"torch.export cannot follow the model{where}: {_first_line(error)}. Rewrite that line so that no "
-        "Python decision or size depends on the values of a tensor (torch.where instead of `if`, a fixed "
-        "size instead of a count), or move it out of `forward`"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
-
-
-def _users_line(error: Exception) -> str:
-    """The deepest line outside torch and this package."""
-    own = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own)]
-    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else ""

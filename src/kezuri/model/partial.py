@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kezuri.core.errors import ModelError
 from kezuri.model.channels import Choices
 from kezuri.model.exported import trace
+from kezuri.model.exporting import in_time
 from kezuri.model.families import Coupling, Couplings, Layer
 from kezuri.model.grouping import Grouped, group
 from kezuri.model.sites import PRUNABLE, tensors_of
@@ -16,7 +17,9 @@ from kezuri.model.sites import PRUNABLE, tensors_of
 Calls = dict[nn.Module, list[tuple[Tensor, ...] | None]]
 
 
-def group_parts(model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices, why: str) -> Grouped:
+def group_parts(
+    model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices, why: str, deadline: float
+) -> Grouped:
     """The couplings inside the largest modules that can be followed by themselves.
 
     What goes into such a module and comes out of it stays whole. That nothing else reads a module's weights
@@ -27,6 +30,7 @@ def group_parts(model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices, 
         inputs: an example of each.
         choices: what is left to the user.
         why: what torch.export said.
+        deadline: by `time.monotonic`; modules that were not followed by then stay whole.
 
     Raises:
         ModelError: none of its modules can be followed either.
@@ -35,7 +39,7 @@ def group_parts(model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices, 
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
     items, shapes, layers = list[Coupling](), dict[str, tuple[int, ...]](), list[Layer]()
     doubts = dict[str, tuple[int, str]]()
-    for prefix, part, grouped in _parts(model, calls, choices):
+    for prefix, part, grouped in _parts(model, calls, choices, deadline):
         own = {name: names[id(tensor)] for name, tensor in tensors_of(part, aliases=True).items()}
         for coupling in grouped.couplings:
             items.append(_placed(coupling, prefix, own))
@@ -56,7 +60,9 @@ def group_parts(model: nn.Module, inputs: tuple[Tensor, ...], choices: Choices, 
     return Grouped(Couplings(tuple(items), shapes, tuple(layers), choices), doubts, partial=True)
 
 
-def _parts(model: nn.Module, calls: Calls, choices: Choices) -> list[tuple[str, nn.Module, Grouped]]:
+def _parts(
+    model: nn.Module, calls: Calls, choices: Choices, deadline: float
+) -> list[tuple[str, nn.Module, Grouped]]:
     """The outermost modules that can be followed: their names with a dot, and what is in them."""
     found = []
 
@@ -68,7 +74,8 @@ def _parts(model: nn.Module, calls: Calls, choices: Choices) -> list[tuple[str, 
             grouped = None
             if arguments and arguments[0] is not None:
                 try:
-                    grouped = group(child, trace(child, arguments[0], choices))
+                    with in_time(deadline, 0):
+                        grouped = group(child, trace(child, arguments[0], choices))
                 except ModelError:
                     grouped = None
             if grouped is not None:

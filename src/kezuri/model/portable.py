@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import CorruptArtifact, KezuriError, UsageError
 from kezuri.model.channels import DEFAULT, Choices
-from kezuri.model.exported import example_batch
+from kezuri.model.exporting import example_batch
 from kezuri.model.file_checks import MASK, check_outline, check_tensors, saved_tensors, versions
 from kezuri.model.load import ModelSpec, load_model
 from kezuri.model.optimizer_file import SavedOptimizer, packed, unpacked

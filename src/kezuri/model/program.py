@@ -12,7 +12,8 @@ from torch.export import ExportedProgram
 
 from kezuri.core.errors import ModelError
 from kezuri.model.channels import Call, Channels, Choices
-from kezuri.model.exported import export, follow
+from kezuri.model.exported import follow
+from kezuri.model.exporting import export
 from kezuri.model.modes import device_of
 from kezuri.model.resizing import Survivors, resize
 from kezuri.model.shrink import Structure, put_, selected

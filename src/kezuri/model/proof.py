@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kezuri.core.errors import ProofFailed, UsageError
+from kezuri.core.progress import Progress
 from kezuri.model.answers import difference, lively, random_batches
-from kezuri.model.exported import example_batch
+from kezuri.model.exporting import SILENT, example_batch
 from kezuri.model.families import Couplings
 from kezuri.model.narrowed_norms import narrow_norms_
 from kezuri.model.program import Blueprint, Program
@@ -47,9 +48,11 @@ class Trial:
 
     Attributes:
         deadline: by `time.monotonic`; what is not proved by then is left whole.
+        progress: hears of every coupling that was decided on.
     """
 
     deadline: float
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class _Attempts:
         self.model, self.couplings, self.kept, self.inputs = model, couplings, kept, example_inputs
         self.subject = lively(model, example_batch(model, example_inputs))
         self.deadline = None if trial is None else trial.deadline
+        self.progress = SILENT if trial is None else trial.progress
         self.batches = INPUTS if trial is None else 1
         self.accepted: list[str] = []
         self.rejected: dict[str, str] = {}
@@ -198,6 +202,7 @@ class _Attempts:
             self.why = f"the cut model's answers differ by {proof.error:.1e} (relative, {proof.precision})"
             return False
         self.accepted += names
+        self.progress.advance(len(names), {})
         self.best = structure, small, masked, proof
         return True
 
@@ -245,6 +250,7 @@ class _Attempts:
         """Accepts what can be accepted of a set that failed as a whole."""
         if len(names) == 1:
             self.rejected[names[0]] = self.why
+            self.progress.advance(1, {})
             return
         middle = len(names) // 2
         for half in (names[:middle], names[middle:]):

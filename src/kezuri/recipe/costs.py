@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kezuri.core.errors import ProofFailed
 from kezuri.measure.macs import count_macs
 from kezuri.model.coupling import Couplings
-from kezuri.model.exported import example_batch
+from kezuri.model.exporting import example_batch
 from kezuri.model.program import Blueprint
 from kezuri.model.shrink import shrink_, structure_of
 from kezuri.model.sites import tensors_of

@@ -7,12 +7,13 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from kezuri.artifact.inspection import InspectedCoupling, InspectedLayer, Inspection, State, Touch
+from kezuri.core.progress import Progress
 from kezuri.measure.channel_cost import ChannelCosts, channel_costs
 from kezuri.measure.channel_latency import RACES, ChannelLatencies, ChannelTimer
 from kezuri.measure.macs import count_params
 from kezuri.model.coupling import couple
+from kezuri.model.exporting import SILENT
 from kezuri.model.families import Coupling, Couplings, Layer, Member
-from kezuri.train.progress import Progress
 
 UNREACHED = "not reached, or its weight is computed"
 
@@ -34,13 +35,15 @@ def inspect_model(
         name: what to call the model.
         protect: names or patterns (`features.*`) of modules whose outputs stay whole.
         timer: also times the channels that may go, in ONNX Runtime; None times nothing.
-        progress: hears how the timing goes.
+        progress: hears how the analysis and the timing go.
 
     Raises:
         ModelError: torch.export cannot follow the model; the line it stopped at is named.
         UsageError: a pattern in `protect` fits no module; near names are listed.
     """
-    couplings = couple(model, torch.zeros(2, *image_shape), protect=protect, result="auto")
+    couplings = couple(
+        model, torch.zeros(2, *image_shape), protect=protect, result="auto", progress=progress or SILENT
+    )
     costs = channel_costs(model, couplings, image_shape)
     times = ChannelLatencies()
     if timer is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from kezuri.core.measurement import Measurement
-from kezuri.train.progress import NullProgress, Progress
+from kezuri.core.progress import NullProgress, Progress
 
 
 class Listener(Progress, Protocol):

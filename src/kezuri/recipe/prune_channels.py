@@ -14,7 +14,7 @@ from kezuri.core.errors import MissingEvidence, UsageError
 from kezuri.core.seeds import derive
 from kezuri.data import Data, from_dataset
 from kezuri.model.coupling import Choices, Couplings, couple
-from kezuri.model.exported import example_batch
+from kezuri.model.exporting import example_batch
 from kezuri.model.proof import Cut, cut
 from kezuri.model.shrink import shrink_
 from kezuri.prune.criterion import Criterion, criteria

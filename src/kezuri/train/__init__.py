@@ -1,5 +1,6 @@
 """Training and evaluating a model: one loop with hooks that can be stopped and resumed."""
 
+from kezuri.core.progress import NullProgress, Progress
 from kezuri.train.batchnorm import reestimate_batchnorm_
 from kezuri.train.device import choose_device
 from kezuri.train.estimate import estimate_step_seconds
@@ -8,7 +9,6 @@ from kezuri.train.fit import Fitted, fit
 from kezuri.train.hooks import Hook
 from kezuri.train.lr_schedules import LrSchedule, lr_schedules
 from kezuri.train.optimizers import Optimizer, optimizers
-from kezuri.train.progress import NullProgress, Progress
 from kezuri.train.state import EpochRecord
 from kezuri.train.training import Training
 

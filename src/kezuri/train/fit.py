@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kezuri.core.errors import DataError, Interrupted, KezuriWarning, UsageError
+from kezuri.core.progress import NullProgress, Progress
 from kezuri.core.seeds import derive
 from kezuri.data import Data, batch_count
 from kezuri.train.checkpoint import Cadence, Checkpoints
@@ -24,7 +25,6 @@ from kezuri.train.hooks import Hook
 from kezuri.train.interruption import held_back
 from kezuri.train.lending import lent, only_trained, random_state_kept, to_train
 from kezuri.train.loop import Loop, Tally
-from kezuri.train.progress import NullProgress, Progress
 from kezuri.train.state import (
     EpochRecord,
     State,

@@ -1,4 +1,4 @@
-"""Who is told how training goes: the command line draws a bar, a program may do nothing."""
+"""Who is told how long work goes: the command line draws a bar, a program may do nothing."""
 
 from collections.abc import Mapping
 from typing import Protocol
