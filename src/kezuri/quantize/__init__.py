@@ -1,0 +1,1 @@
+"""Fewer bits for weights and activations: after training, or with training going on."""
