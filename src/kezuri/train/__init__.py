@@ -8,6 +8,7 @@ from kezuri.train.evaluate import Evaluation, evaluate
 from kezuri.train.fit import Fitted, fit
 from kezuri.train.hooks import Hook
 from kezuri.train.lr_schedules import LrSchedule, lr_schedules
+from kezuri.train.objective import Objective, Start
 from kezuri.train.optimizers import Optimizer, optimizers
 from kezuri.train.state import EpochRecord
 from kezuri.train.training import Training
@@ -19,8 +20,10 @@ __all__ = [
     "Hook",
     "LrSchedule",
     "NullProgress",
+    "Objective",
     "Optimizer",
     "Progress",
+    "Start",
     "Training",
     "choose_device",
     "estimate_step_seconds",

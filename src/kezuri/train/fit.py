@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from kezuri.core.progress import NullProgress, Progress
 from kezuri.core.seeds import derive
 from kezuri.data import Data, batch_count
 from kezuri.train.checkpoint import Cadence, Checkpoints
-from kezuri.train.device import Device, choose_device, out_of_memory
+from kezuri.train.device import Device, choose_device, choose_dtype, out_of_memory
 from kezuri.train.evaluate import evaluate, evaluate_in_place
 from kezuri.train.hooks import Hook
 from kezuri.train.interruption import held_back
 from kezuri.train.lending import lent, only_trained, random_state_kept, to_train
 from kezuri.train.loop import Loop, Tally
+from kezuri.train.objective import Objective, Start
 from kezuri.train.state import (
     EpochRecord,
     State,
@@ -67,6 +69,7 @@ def fit(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     frozen_batchnorm: bool = False,
+    objective: Objective | None = None,
 ) -> Fitted:
     """Trains a model in place; the same arguments give the same weights, bit for bit.
 
@@ -81,6 +84,7 @@ def fit(
         checkpoint: a folder of this training's own. Progress is saved there every 20 seconds or so and
             a later call with the same arguments goes on from it, or returns at once when it was finished.
         frozen_batchnorm: BatchNorm layers use their running statistics and leave them as they are.
+        objective: what is made small; by default the cross-entropy with the training's label smoothing.
 
     Raises:
         TrainingDiverged: the loss or a weight is not finite. The last checkpoint is from before.
@@ -101,7 +105,20 @@ def fit(
         stack.enter_context(out_of_memory(training.batch_size))
         stack.enter_context(only_trained(model, trained))
         stack.enter_context(random_state_kept(where))
-        loop = Loop(model, training, parameters=trained, seed=seed, hooks=hooks, epoch_steps=epoch_steps)
+        if objective is not None:
+            dtype = choose_dtype(training.precision, where)
+            images = torch.zeros(2, *data.image_shape, device=where)
+            start = Start(training, seed=seed, dtype=dtype, epoch_steps=epoch_steps, images=images)
+            stack.enter_context(objective.begun(model, start))
+        loop = Loop(
+            model,
+            training,
+            parameters=trained,
+            seed=seed,
+            hooks=hooks,
+            objective=objective,
+            epoch_steps=epoch_steps,
+        )
         run = _Fit(
             loop,
             data,
@@ -240,7 +257,7 @@ class _Fit:
         self._check_weights()
         began = time.monotonic()
         tensors, about = pack(self.state, self.loop)
-        about |= {"identity": self._identity(), "environment": environment(self.loop.device)}
+        about |= {"identity": self._identity, "environment": environment(self.loop.device)}
         self.checkpoints.write(tensors, about)
         self.cadence.wrote(time.monotonic() - began)
 
@@ -248,7 +265,7 @@ class _Fit:
         snapshot = None if self.checkpoints is None else self.checkpoints.read()
         if snapshot is None or self.checkpoints is None:
             return
-        found, wanted = snapshot.about["identity"], self._identity()
+        found, wanted = snapshot.about["identity"], self._identity
         different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if different:
             raise UsageError(
@@ -266,6 +283,7 @@ class _Fit:
             )
         self.state = unpack_(snapshot, self.loop)
 
+    @cached_property
     def _identity(self) -> dict[str, object]:
         return identity(self.loop, self.data.fingerprint, frozen_batchnorm=self.frozen_batchnorm)
 

@@ -15,6 +15,7 @@ from kezuri.data import Batch
 from kezuri.train.device import choose_dtype
 from kezuri.train.hooks import Hook
 from kezuri.train.losses import count_correct, cross_entropy
+from kezuri.train.objective import Objective
 from kezuri.train.training import Training
 
 
@@ -64,17 +65,20 @@ class Loop:
         parameters: Sequence[Parameter],
         seed: int,
         hooks: Sequence[Hook] = (),
+        objective: Objective | None = None,
         epoch_steps: int,
     ) -> None:
         self.model = model
         self.training = training
-        self.parameters = parameters
+        self.objective = objective
+        self.own = {} if objective is None else dict(objective.tensors())
+        self.parameters = [*parameters, *(one for one in self.own.values() if isinstance(one, Parameter))]
         self.device = parameters[0].device
         self.seed = seed
         self.hooks = hooks
         self.epoch_steps = epoch_steps
         self.dtype = choose_dtype(training.precision, self.device)
-        self.optimizer = training.optimizer(parameters, training.lr)
+        self.optimizer = training.optimizer(self.parameters, training.lr)
         # float16 alone needs scaling: its smallest number is far above bfloat16's and float32's
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
@@ -92,7 +96,7 @@ class Loop:
         _seed(derive(self.seed, "step", step), self.device)
         for hook in self.hooks:
             hook.before_forward(self.model, step)
-        logits, loss, total = self._forward(batch)
+        logits, loss, total = self._forward(batch, step)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
@@ -103,9 +107,12 @@ class Loop:
         correct = int(count_correct(logits.detach(), batch.targets))
         return Tally(float(loss.detach()) * seen, correct, seen)
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
         logits = answer(self.model, batch.images, self.dtype)
-        loss = cross_entropy(logits, batch.targets, label_smoothing=self.training.label_smoothing)
+        if self.objective is None:
+            loss = cross_entropy(logits, batch.targets, label_smoothing=self.training.label_smoothing)
+        else:
+            loss = self.objective(self.model, batch, logits, step)
         total = loss
         for hook in self.hooks:
             penalty = hook.penalty(self.model)

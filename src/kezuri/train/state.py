@@ -71,6 +71,7 @@ def pack(state: State, loop: Loop) -> tuple[dict[str, Tensor], dict[str, Any]]:
     numbers: dict[str, Any] = {}
     if not state.finished:
         tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+        tensors |= {f"objective.{name}": tensor for name, tensor in loop.own.items()}
         for index, parameter in enumerate(loop.parameters):
             for key, value in loop.optimizer.state.get(parameter, {}).items():
                 place = tensors if isinstance(value, Tensor) else numbers
@@ -82,11 +83,13 @@ def pack(state: State, loop: Loop) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def unpack_(snapshot: Snapshot, loop: Loop) -> State:
     """The inverse of `pack`: sets the loop's weights and optimizer, returns the rest."""
-    groups: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "optimizer": {}}
+    groups: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "objective": {}, "optimizer": {}}
     for name, value in (*snapshot.tensors.items(), *snapshot.about["optimizer"].items()):
         group, _, rest = name.partition(".")
         groups[group][rest] = value
     load_weights_(loop.model, groups["model"])
+    for name, tensor in groups["objective"].items():
+        loop.own[name].detach().copy_(tensor)
     for name, value in groups["optimizer"].items():
         index, _, key = name.partition(".")
         parameter = loop.parameters[int(index)]
@@ -118,6 +121,7 @@ def identity(loop: Loop, fingerprint: str, *, frozen_batchnorm: bool) -> dict[st
         "model": hashlib.sha256(json.dumps([shapes, names]).encode()).hexdigest(),
         "hooks": [described(hook)["is"] for hook in loop.hooks],
         "frozen_batchnorm": frozen_batchnorm,
+        "objective": described(loop.objective),
     }
 
 
@@ -127,13 +131,29 @@ def described(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [described(item) for item in value]
-    kind = value if hasattr(value, "__qualname__") else type(value)
+    if isinstance(value, Mapping):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, nn.Module):
+        return {"is": _is(value), "weights": _digest(_tensors(value))}
     settings = (
         {item.name: described(getattr(value, item.name)) for item in fields(value)}
         if (is_dataclass(value))
         else {}
     )
-    return {"is": f"{kind.__module__}.{kind.__qualname__}", **settings}
+    return {"is": _is(value), **settings}
+
+
+def _is(value: Any) -> str:
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name, tensor in tensors.items():
+        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + content)
+    return total.hexdigest()
 
 
 def environment(device: torch.device) -> dict[str, Any]:
