@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
-from kezuri.data.augment import Augment
+from kezuri.data.augmentation import Augment
 
 Device = torch.device | str
 

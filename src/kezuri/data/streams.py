@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kezuri.core.errors import DataError
 from kezuri.core.seeds import derive
-from kezuri.data.augment import Augment
+from kezuri.data.augmentation import Augment
 from kezuri.data.checks import check_finite, check_image_type, check_labels, whole_label
 from kezuri.data.parts import Batch, Device, Order, Scale, TensorPart, places_of
 
