@@ -74,18 +74,10 @@ class Blueprint:
         Raises:
             ModelError: torch.export cannot follow the model.
         """
-        try:
-            program = export(model, inputs, any_batch=True)
-        except ModelError:
-            program = export(model, inputs)
+        program = _exported(model, inputs)
         channels = follow([program], model, choices)
         calls = {node.name: node for node in program.graph.nodes if node.op == "call_function"}
-        module = program.module(check_guards=False)
-        assert isinstance(module, fx.GraphModule)
-        names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-        every = {alias: names[id(tensor)] for alias, tensor in tensors_of(model, aliases=True).items()}
-        aliases = {alias: name for alias, name in every.items() if alias != name}
-        _rename(module, aliases)
+        module, aliases = _module(program, model)
         return cls(module, channels, calls, model.training, _only_batch(program), aliases)
 
     def build(self, structure: Structure) -> Program:
@@ -106,6 +98,43 @@ class Blueprint:
         for alias, name in self.aliases.items():
             _hold(program, alias, tensors_of(program, aliases=True).get(name))
         return program.train(self.training)
+
+
+def as_program(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
+    """A model as a program, whole; the model is left alone.
+
+    Args:
+        inputs: an example of each; batches of any size are taken where that can be.
+
+    Raises:
+        ModelError: torch.export cannot follow the model.
+    """
+    module, aliases = _module(_exported(model, inputs), model)
+    module.add_module(MODE, _Mode())
+    _switchable(module.graph)
+    program = copy.deepcopy(Program(module, module.graph))
+    for alias, name in aliases.items():
+        _hold(program, alias, tensors_of(program, aliases=True).get(name))
+    return program.train(model.training)
+
+
+def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """For batches of any size, where that can be."""
+    try:
+        return export(model, inputs, any_batch=True)
+    except ModelError:
+        return export(model, inputs)
+
+
+def _module(program: ExportedProgram, model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
+    """The program as a module, and further names of parameters that the model holds twice, with the first."""
+    module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    every = {alias: names[id(tensor)] for alias, tensor in tensors_of(model, aliases=True).items()}
+    aliases = {alias: name for alias, name in every.items() if alias != name}
+    _rename(module, aliases)
+    return module, aliases
 
 
 def _rename(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:

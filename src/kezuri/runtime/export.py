@@ -3,7 +3,7 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from io import StringIO
@@ -17,6 +17,7 @@ from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import ModelError
 
 OPSET = 20
+Translations = Mapping[Callable[..., object], Callable[..., object]]
 CHATTY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "onnx")
 
 
@@ -35,6 +36,26 @@ def export_onnx(model: nn.Module, image_shape: tuple[int, int, int], path: Path)
         ModelError: the model cannot be exported; the operation at fault is named.
         ResourceError: the file cannot be written.
     """
+    write_bytes(path, serialized(onnx_of(model, image_shape)))
+    return path
+
+
+def serialized(proto: onnx.ModelProto) -> bytes:
+    """The bytes of a file; the same for the same model."""
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def onnx_of(
+    model: nn.Module, image_shape: tuple[int, int, int], translations: Translations | None = None
+) -> onnx.ModelProto:
+    """What `export_onnx` writes.
+
+    Args:
+        translations: what operations that are not PyTorch's own become in ONNX.
+
+    Raises:
+        ModelError: the model cannot be exported; the operation at fault is named.
+    """
     copy = deepcopy(model).cpu().eval()
     images = torch.zeros(2, *image_shape)
     with _silence():
@@ -47,6 +68,7 @@ def export_onnx(model: nn.Module, image_shape: tuple[int, int, int], path: Path)
                 input_names=["images"],
                 output_names=["logits"],
                 opset_version=OPSET,
+                custom_translation_table=None if translations is None else dict(translations),
                 verbose=False,
             )
         except Exception as error:
@@ -54,8 +76,7 @@ def export_onnx(model: nn.Module, image_shape: tuple[int, int, int], path: Path)
     assert program is not None
     proto = program.model_proto
     _anonymise_(proto)
-    write_bytes(path, proto.SerializeToString(deterministic=True))
-    return path
+    return proto
 
 
 @contextmanager
