@@ -7,7 +7,7 @@ from kezuri.core.errors import UnknownName, UsageError
 from kezuri.prune.allocation import Uniform
 from kezuri.prune.scope import Contest, Global, Isomorphic, Local
 from kezuri.prune.units import UnitGroup
-from kezuri.recipe.budget import Nested, check_budget, is_same, smallest
+from kezuri.recipe.budget import Nested, check_budget, is_same
 
 
 class Singles(UnitGroup):
@@ -55,10 +55,11 @@ def test_ceilings_are_checked():
 def test_the_first_that_holds_is_met_by_no_more_than_it_takes(widths, scope, share, step):
     proposals = nested({str(i): width for i, width in enumerate(widths)}, scope, step)
     ceiling = int(share * sum(widths))
-    found = proposals.first(lambda proposal: left(proposal) <= ceiling)
-    if found is None:
+    least = proposals.first(lambda proposal: left(proposal) <= ceiling)
+    if least is None:
         assert left(proposals.most) > ceiling
         return
+    found = proposals.select(least).kept
     assert left(found) <= ceiling
     # all that remove less, at any sparsity, are above the ceiling
     for sparsity in torch.linspace(0, 0.999, 60).tolist():
@@ -77,14 +78,23 @@ def test_what_takes_long_is_measured_a_few_times(bend):
         return 3 + 7 * (left(proposal) / 700) ** bend
 
     found = proposals.measured_first(measure, 6.5, like=left, near=0.02)
-    assert 6.5 * 0.98 <= measure(found) <= 6.5
+    assert 6.5 * 0.98 <= measure(proposals.select(found).kept) <= 6.5
     assert len(seen) <= 8
-    assert is_same(proposals.measured_first(measure, 10, like=left, near=0.02), proposals.least)
+    assert proposals.measured_first(measure, 10, like=left, near=0.02) == 0.0
     assert proposals.measured_first(measure, 3, like=left, near=0.02) is None
 
 
-def test_the_smallest_of_nested_proposals():
+def test_no_more_is_considered_than_is_allowed():
+    whole = nested({"a": 40, "b": 30}, Global())
+    capped = Nested(whole.select, highest=0.3)
+    assert left(capped.most) == 49
+    assert left(capped.select(capped.first(lambda proposal: left(proposal) <= 60)).kept) == 60
+    assert capped.first(lambda proposal: left(proposal) <= 48) is None
+    assert capped.measured_first(left, 48, like=left, near=0.02) is None
+    assert capped.measured_first(left, 49, like=left, near=0.02) == 0.3
+
+
+def test_proposals_that_keep_the_same_units_are_the_same():
     more, less = {"a": torch.tensor([True, True])}, {"a": torch.tensor([True, False])}
-    assert smallest([more, less]) is less
     assert not is_same(more, less)
     assert is_same(more, {"a": torch.tensor([True, True])})

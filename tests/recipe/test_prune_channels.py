@@ -334,7 +334,7 @@ def test_the_pay_off_is_checked_when_asked_for():
     assert found.size_after.value < found.size_before.value
     assert "pay-off:" in str(pruned.report)
     fixed = prune_channels(model, torch.zeros(2, 16), payoff=1.0, runtime="torch", round_to=32)
-    assert fixed.payoff.rounding == 32 and list(fixed.payoff.tried) == [32]
+    assert fixed.payoff.rounding is None and not fixed.payoff.tried
     assert all(int(kept.sum()) % 32 == 0 for kept in fixed.kept.values())
 
 

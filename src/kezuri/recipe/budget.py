@@ -48,9 +48,11 @@ class Nested:
 
     Attributes:
         select: what a scope chooses at a sparsity in [0, 1).
+        highest: the sparsity that is considered at most.
     """
 
     select: Callable[[float], Choice]
+    highest: float = MOST
 
     @cached_property
     def least(self) -> Proposal:
@@ -59,19 +61,19 @@ class Nested:
 
     @cached_property
     def most(self) -> Proposal:
-        """What removes all that floors let go."""
-        return self.select(MOST).kept
+        """What removes most; at the usual `highest`, all that floors let go."""
+        return self.select(self.highest).kept
 
-    def first(self, holds: Callable[[Proposal], bool]) -> Proposal | None:
-        """The proposal that removes least of those for which `holds`; None if it is true of none.
+    def first(self, holds: Callable[[Proposal], bool]) -> float | None:
+        """The sparsity of the proposal that removes least of those which `holds` of; None if of none.
 
         Found by bisection: what holds of a proposal must hold of those that remove more.
         """
         if holds(self.least):
-            return self.least
+            return 0.0
         if not holds(self.most):
             return None
-        low, high, without, found = 0.0, MOST, self.least, self.most
+        low, high, without, found = 0.0, self.highest, self.least, self.most
         while high - low > FINEST:
             middle = (low + high) / 2
             trial = self.select(middle).kept
@@ -79,7 +81,7 @@ class Nested:
                 high, found = middle, trial
             else:
                 low, without = middle, trial
-        return found
+        return high
 
     def measured_first(
         self,
@@ -88,7 +90,7 @@ class Nested:
         *,
         like: Callable[[Proposal], int],
         near: float,
-    ) -> Proposal | None:
+    ) -> float | None:
         """The same for what takes long to measure, and so is measured a few times only.
 
         Args:
@@ -99,34 +101,30 @@ class Nested:
         """
         low, high = (like(self.least), measure(self.least)), (like(self.most), measure(self.most))
         if low[1] <= ceiling:
-            return self.least
+            return 0.0
         if high[1] > ceiling:
             return None
-        found, without = self.most, self.least
+        sparsity, found, without = self.highest, self.most, self.least
         for _ in range(TRIES):
             share = ((1 - near / 2) * ceiling - high[1]) / (low[1] - high[1])
             aim = high[0] + min(max(share, 0.02), 0.98) * (low[0] - high[0])
-            trial = self.first(lambda proposal, aim=aim: like(proposal) <= aim)  # type: ignore[misc]
-            if trial is None or is_same(trial, found) or is_same(trial, without):
+            tried = self.first(lambda proposal, aim=aim: like(proposal) <= aim)  # type: ignore[misc]
+            trial = found if tried is None else self.select(tried).kept
+            if tried is None or is_same(trial, found) or is_same(trial, without):
                 break
             value = measure(trial)
             if value > ceiling:
                 low, without = (like(trial), value), trial
                 continue
-            high, found = (like(trial), value), trial
+            sparsity, high, found = tried, (like(trial), value), trial
             if value >= (1 - near) * ceiling:
                 break
-        return found
+        return sparsity
 
 
 def is_same(one: Proposal, other: Proposal) -> bool:
     """Whether two proposals keep the same units."""
     return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def smallest(proposals: list[Proposal]) -> Proposal:
-    """Of nested proposals, the one that keeps least."""
-    return min(proposals, key=lambda proposal: sum(int(kept.sum()) for kept in proposal.values()))
 
 
 def unreachable(metric: str, limit: float, reached: float, dense: float, held: str) -> GoalUnreachable:

@@ -1,27 +1,27 @@
 """Deciding which channels go: by sparsity or to a budget, and what of that pays off."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from kezuri.core.errors import GoalUnreachable, ModelError, ProofFailed
+from kezuri.core.measurement import Measurement
 from kezuri.model.coupling import Couplings
-from kezuri.model.proof import cut
+from kezuri.model.proof import Cut, cut
+from kezuri.prune.allocation import Allocation
 from kezuri.prune.criterion import Criterion, criteria
 from kezuri.prune.evidence import Evidence
 from kezuri.prune.granularity import Channel
-from kezuri.prune.scope import Choice, Scope
+from kezuri.prune.scope import Scope
 from kezuri.prune.select import UNIFORM, contest, has_evidence
 from kezuri.prune.units import judges
-from kezuri.recipe.budget import Nested, smallest, unreachable, what_holds
+from kezuri.recipe.budget import MOST, Nested, unreachable, what_holds
 from kezuri.recipe.costs import Costs, Proposal
+from kezuri.recipe.meters import NEAR, Meters
 from kezuri.recipe.payoff import Payoff, PayoffCheck
 from kezuri.recipe.timing import Timing
 
-NEAR = {"size": 0.002, "latency": 0.03}
-"""How far below its ceiling a measured value may stay, as a fraction of it."""
-RACE_SECONDS = 3.0
 SHOWN = 5
 
 
@@ -30,12 +30,13 @@ class Order:
     """What was asked for.
 
     Attributes:
-        criterion, scope: as in `select_masks`.
+        criterion, scope, allocation: as in `select_masks`.
         channel: the granularity.
         roundings: numbers to round channels to instead, which the pay-off check may choose.
         sparsity: fraction to remove, in [0, 1).
         budget: ceilings that count instead, by metric.
         seconds: for the pay-off check; 0 for none.
+        capped: whether no more than `sparsity` goes for the budget either, met or not.
     """
 
     criterion: Criterion
@@ -45,6 +46,8 @@ class Order:
     sparsity: float
     budget: Mapping[str, float] | None
     seconds: float
+    allocation: Allocation = UNIFORM
+    capped: bool = False
 
     @property
     def is_timed(self) -> bool:
@@ -58,19 +61,45 @@ class Decision:
 
     Attributes:
         proposal: what stays, of every coupling that competed last.
+        sparsity: the fraction it removes, as the scope counts; below that of the order where a budget needs
+            less.
         couplings: with the reason of those that did not compete.
         shortfall: fraction that floors hold.
         payoff: where it was checked.
     """
 
     proposal: Proposal
+    sparsity: float
     couplings: Couplings
     shortfall: float
     payoff: Payoff | None
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """What an order comes to: what is kept at which sparsity, and the fraction that floors hold."""
+
+    kept: Proposal
+    sparsity: float
+    shortfall: float
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing goes."""
+        return all(bool(kept.all()) for kept in self.kept.values())
+
+
 class Proposing:
-    """Makes proposals for one model; `timing` where the order takes measurements."""
+    """Makes proposals for one model.
+
+    Args:
+        order: what was asked for.
+        model: to cut.
+        costs: of the model.
+        evidence: what the criterion needs.
+        timing: of the model, where the order takes measurements.
+        dense: the meters of the model that fractions of a budget are of; None for the one to cut.
+    """
 
     def __init__(
         self,
@@ -79,8 +108,10 @@ class Proposing:
         costs: Costs,
         evidence: Mapping[str, Evidence],
         timing: Timing | None,
+        dense: Meters | None = None,
     ) -> None:
         self.order, self.model, self.costs, self.evidence, self.timing = order, model, costs, evidence, timing
+        self.meters = Meters(costs, timing, dense)
         self.couplings = _with_evidence(model, costs.couplings, order.criterion, evidence)
         self.rejected: dict[str, str] = {}
         check_any_free(self.couplings)
@@ -103,6 +134,29 @@ class Proposing:
                     raise
                 self.reject(rejected)
 
+    def proved(self) -> tuple[Decision, Cut]:
+        """What goes, and the model without it; what cannot be proved is left whole, and the others give more.
+
+        Raises:
+            GoalUnreachable: the budget cannot be met.
+            ModelError: nothing is left that may go.
+            UsageError, MissingEvidence: as `select_masks`.
+        """
+        while True:
+            decision = self.decide()
+            done = cut(self.model, decision.couplings, decision.proposal, self.costs.inputs)
+            if not done.rejected:
+                return decision, done
+            self.reject(done.rejected)
+
+    def meets(self, proposal: Proposal) -> bool:
+        """Whether there is a budget and the proposal is within it."""
+        budget = self.order.budget
+        return budget is not None and all(
+            self.meters.of(metric, proposal).value <= self.meters.limit(metric, ceiling)
+            for metric, ceiling in budget.items()
+        )
+
     def reject(self, reasons: Mapping[str, str]) -> None:
         """Chooses without these couplings from now on."""
         self.rejected |= reasons
@@ -110,42 +164,49 @@ class Proposing:
         check_any_free(self.couplings)
 
     def _decide(self) -> Decision:
-        choice = self._fitting(self._nested(self.order.channel))
-        if not self.order.seconds or self.timing is None:
-            return Decision(choice.kept, self.couplings, choice.shortfall, None)
+        rounding = self.order.channel.round_to
+        chosen = self._fitting(rounding)
+        if not self.order.seconds or self.timing is None or chosen.is_whole:
+            return Decision(chosen.kept, chosen.sparsity, self.couplings, chosen.shortfall, None)
         check = PayoffCheck(self.timing, self.order.seconds)
-        choices = {self.order.channel.round_to: choice, **self._rounded()}
-        rounding, tried = check.best({number: each.kept for number, each in choices.items()})
-        choice = choices[rounding]
-        refused: Mapping[str, str] = check.refusals(choice.kept)
+        tried: Mapping[int, Measurement] = {}
+        if self.order.roundings:
+            choices = {rounding: chosen, **self._rounded()}
+            rounding, tried = check.best({number: each.kept for number, each in choices.items()})
+            chosen = choices[rounding]
+        refused: Mapping[str, str] = check.refusals(chosen.kept)
         if refused:
-            choice, refused = self._refusing(refused, choice, rounding)
-        payoff = check.measured(choice.kept, rounding=rounding, tried=tried, refused=refused)
-        return Decision(choice.kept, self.couplings, choice.shortfall, payoff)
+            chosen, refused = self._refusing(refused, chosen, rounding)
+        named = rounding if tried else None
+        payoff = check.measured(chosen.kept, rounding=named, tried=tried, refused=refused)
+        return Decision(chosen.kept, chosen.sparsity, self.couplings, chosen.shortfall, payoff)
 
-    def _rounded(self) -> dict[int, Choice]:
+    def _rounded(self) -> dict[int, _Fit]:
         """The choices that other roundings lead to, where they lead to the target."""
         found = {}
         for number in self.order.roundings:
             try:
-                found[number] = self._fitting(self._nested(replace(self.order.channel, round_to=number)))
+                found[number] = self._fitting(number)
             except GoalUnreachable:
                 continue
         return found
 
     def _refusing(
-        self, refused: Mapping[str, str], choice: Choice, rounding: int
-    ) -> tuple[Choice, Mapping[str, str]]:
+        self, refused: Mapping[str, str], chosen: _Fit, rounding: int
+    ) -> tuple[_Fit, Mapping[str, str]]:
         """The choice among the others, and what is refused; nothing where the others cannot do without."""
         before = self.couplings
         self.couplings = blocked(before, {name: f"refused: {why}" for name, why in refused.items()})
-        if set(refused) >= {name for name, kept in choice.kept.items() if not kept.all()}:
-            return Choice({}, choice.shortfall), refused
+        if set(refused) >= {name for name, kept in chosen.kept.items() if not kept.all()}:
+            return replace(chosen, kept={}), refused
         try:
-            return self._fitting(self._nested(replace(self.order.channel, round_to=rounding))), refused
+            others = self._fitting(rounding)
+            if not self.order.capped or self.meets(others.kept) or not self.meets(chosen.kept):
+                return others, refused
         except GoalUnreachable:
-            self.couplings = before
-            return choice, {}
+            pass
+        self.couplings = before
+        return chosen, {}
 
     def _nested(self, channel: Channel) -> Nested:
         field = contest(
@@ -155,49 +216,39 @@ class Proposing:
             evidence=self.evidence,
             couplings=self.couplings,
         )
-        return Nested(lambda sparsity: self.order.scope.select(field, sparsity, UNIFORM))
+        return Nested(
+            lambda sparsity: self.order.scope.select(field, sparsity, self.order.allocation),
+            highest=self.order.sparsity if self.order.capped else MOST,
+        )
 
-    def _fitting(self, nested: Nested) -> Choice:
+    def _fitting(self, rounding: int) -> _Fit:
+        """The choice that meets the order with channels in multiples of `rounding`."""
+        nested = self._nested(replace(self.order.channel, round_to=rounding))
         if self.order.budget is None:
-            return nested.select(self.order.sparsity)
-        found = [self._within(nested, metric, ceiling) for metric, ceiling in self.order.budget.items()]
-        return Choice(smallest(found), 0.0)
+            choice = nested.select(self.order.sparsity)
+            return _Fit(choice.kept, self.order.sparsity, choice.shortfall)
+        ceilings = self.order.budget.items()
+        sparsity = max(self._within(nested, metric, ceiling) for metric, ceiling in ceilings)
+        return _Fit(nested.select(sparsity).kept, sparsity, 0.0)
 
-    def _within(self, nested: Nested, metric: str, ceiling: float) -> Proposal:
-        """The proposal that removes least of those that meet one ceiling."""
-        value = self._meter(metric)
-        dense = value({})
-        limit = ceiling if ceiling >= 1 else ceiling * dense
+    def _within(self, nested: Nested, metric: str, ceiling: float) -> float:
+        """The sparsity of the proposal that removes least of those that meet one ceiling."""
+        limit = self.meters.limit(metric, ceiling)
+
+        def value(proposal: Proposal) -> float:
+            return self.meters.of(metric, proposal).value
+
         if metric in NEAR:
             like = self.costs.params if metric == "size" else self.costs.macs
             found = nested.measured_first(value, limit, like=like, near=NEAR[metric])
         else:
             found = nested.first(lambda proposal: value(proposal) <= limit)
-        if found is None:
-            held = what_holds(self.costs, self.couplings, nested.most)
-            raise unreachable(metric, limit, value(nested.most), dense, held)
-        return found
-
-    def _meter(self, metric: str) -> Callable[[Proposal], float]:
-        """Counts or measures a proposal."""
-        if metric == "params":
-            return self.costs.params
-        if metric == "macs":
-            return self.costs.macs
-        timing = self.timing
-        assert timing is not None
-        if metric == "size":
-            return lambda proposal: timing.prepared(proposal).size.value
-        alone = timing.compare({"dense": {}}, seconds=RACE_SECONDS).latencies["dense"].value
-
-        def latency(proposal: Proposal) -> float:
-            # by the ratio within a turn, which the machine's moods leave alone
-            if all(kept.all() for kept in proposal.values()):
-                return alone
-            found = timing.compare({"dense": {}, "cut": proposal}, seconds=RACE_SECONDS)
-            return alone / found.speedups["cut"].value
-
-        return latency
+        if found is not None:
+            return found
+        if self.order.capped:
+            return nested.highest
+        held = what_holds(self.costs, self.couplings, nested.most)
+        raise unreachable(metric, limit, value(nested.most), self.meters.dense.of(metric, {}).value, held)
 
 
 def check_any_free(couplings: Couplings) -> None:

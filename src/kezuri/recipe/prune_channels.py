@@ -15,7 +15,7 @@ from kezuri.core.seeds import derive
 from kezuri.data import Data, from_dataset
 from kezuri.model.coupling import Choices, Couplings, couple
 from kezuri.model.exporting import example_batch
-from kezuri.model.proof import Cut, cut
+from kezuri.model.proof import Cut
 from kezuri.model.shrink import shrink_
 from kezuri.prune.criterion import Criterion, criteria
 from kezuri.prune.gather import gather
@@ -131,12 +131,7 @@ def prune_channels(
     costs = Costs(masked, couplings, inputs)
     with Timing(costs, runtime) if order.is_timed else nullcontext() as timing:
         proposing = Proposing(order, model, costs, found, timing)
-        decision = proposing.decide()
-        done = cut(model, decision.couplings, decision.proposal, inputs)
-        while done.rejected:  # what is left whole counts no more, so that the target is met by the others
-            proposing.reject(done.rejected)
-            decision = proposing.decide()
-            done = cut(model, decision.couplings, decision.proposal, inputs)
+        decision, done = proposing.proved()
     if inplace:
         shrink_(model, done.structure, optimizer)
         done = replace(done, model=model)

@@ -83,12 +83,16 @@ class Timing(AbstractContextManager["Timing"]):
         return self._ready[key]
 
     def compare(self, proposals: Mapping[str, Proposal], *, seconds: float) -> Comparison:
-        """Times proposals in turns for so many seconds in all; speedups are against the first.
+        """Times proposals in turns, as `race` does."""
+        models = {name: self.prepared(proposal).model for name, proposal in proposals.items()}
+        return self.race(models, seconds=seconds)
+
+    def race(self, models: Mapping[str, Path | nn.Module], *, seconds: float) -> Comparison:
+        """Times models of one input shape in turns, so many seconds in all; speedups are against the first.
 
         They are loaded anew for each of three races, as where a model happens to lie in memory is worth a per
         cent. Values are the median race's, spreads those of all races.
         """
-        models = {name: self.prepared(proposal).model for name, proposal in proposals.items()}
         races = [
             compare_latency(
                 {name: self._loaded(model) for name, model in models.items()},
