@@ -17,6 +17,8 @@ import pytest
         (["steps.1.lr=-1"], 2, r"above 0, got -1.0"),
         (["steps.1.rounds=0"], 2, "at least one round, got rounds=0"),
         (["steps.1.batch_size=0"], 2, "1 or more, got 0"),
+        (["steps.1.payoff=-1"], 2, r"steps\[1\].payoff: .* number of seconds, 0 for none, got -1.0"),
+        (["steps.1.budget={mac: 0.5}"], 2, "no budget named 'mac'.*did you mean 'macs'"),
         (["steps.1.criterion=pcsa"], 2, "no criterion named 'pcsa'.*did you mean 'pcas'"),
         (["steps.1.rte=0.1"], 2, "no setting 'rte' .*did you mean 'rate'"),
         (["steps.1.ignore=[layr1]"], 2, "'layr1'; near: layer1"),

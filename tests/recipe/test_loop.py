@@ -1,20 +1,27 @@
 import copy
+import json
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
 from kezuri.artifact.folder import RunFolder
+from kezuri.artifact.journal import Journal
 from kezuri.artifact.manifest import Manifest
+from kezuri.core.errors import UnknownName, UsageError
 from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
+from kezuri.measure.macs import count_macs
 from kezuri.prune.criteria.norm import L2
 from kezuri.prune.granularity import Channel, Weight
 from kezuri.prune.schedule import Iterative
-from kezuri.prune.scope import Global
+from kezuri.prune.scope import Global, Local
+from kezuri.recipe import meters
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.listener import SilentListener
 from kezuri.recipe.loop import Loop
+from kezuri.recipe.payoff import PayoffCheck
 from kezuri.recipe.prepare import IN_MEMORY, prepare
 from kezuri.recipe.recipe import DataChoice, ModelChoice, Recipe
 from kezuri.recipe.run import resources_of
@@ -24,8 +31,15 @@ from kezuri.train import Training, fit
 
 
 class Hearing(SilentListener):
-    def __init__(self):
-        self.verdicts = []
+    def __init__(self, killed=""):
+        self.verdicts, self.said, self.killed = [], [], killed
+
+    def say(self, text):
+        self.said.append(text)
+
+    def start(self, task, *, total, done):
+        if task == self.killed:
+            raise KeyboardInterrupt
 
     def round_done(self, measurements, decision):
         self.verdicts.append((decision["round"], decision["attempt"], decision["verdict"]))
@@ -66,14 +80,14 @@ def plan(**changes):
 def work(data, trained, tmp_path):
     """Runs a plan; a second call with the same arguments goes on in the same folder."""
 
-    def run(step, goal=None, folder="run"):
+    def run(step, goal=None, folder="run", model=trained, killed=""):
         recipe = Recipe(
             "test", ModelChoice(IN_MEMORY), DataChoice(IN_MEMORY), (step,), goal=goal or Goal(accuracy=-0.9)
         )
-        prepared = prepare(recipe, model=trained, data=data, device="cpu")
-        hearing = Hearing()
+        prepared = prepare(recipe, model=model, data=data, device="cpu")
+        hearing = Hearing(killed)
         resources = resources_of(prepared, RunFolder(tmp_path / folder), hearing)
-        state, stop = Loop(step, ModelState(copy.deepcopy(trained)), resources, "1-prune").run()
+        state, stop = Loop(step, ModelState(copy.deepcopy(model)), resources, "1-prune").run()
         return state, stop, hearing, Manifest(RunFolder(tmp_path / folder)).read()
 
     return run
@@ -184,3 +198,157 @@ def test_settings_known_to_fail_are_warned_of_with_the_reason(changes, message):
 
 def test_usual_settings_give_no_warning():
     assert Prune(L2()).warnings() == []
+
+
+@pytest.fixture(scope="module")
+def lopsided(data):
+    """Its first coupling holds next to none of its parameters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = (nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU())
+        model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(800, 3))
+    fit(model, data, Training(epochs=8, lr=0.1, batch_size=32), seed=0)
+    return model
+
+
+@pytest.fixture
+def demanding(monkeypatch):
+    """No cut can save as much time as is asked for, so that those that save next to no size are refused."""
+    monkeypatch.setitem(PayoffCheck.__init__.__kwdefaults__, "least_time", 1e9)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(meters, "RACE_SECONDS", 0.05)
+
+
+def same(one, other):
+    return all(torch.equal(value, other.model.state_dict()[n]) for n, value in one.model.state_dict().items())
+
+
+def test_a_cut_that_brings_nothing_is_refused_and_the_others_give_their_rate(
+    work, lopsided, demanding, tmp_path
+):
+    step = plan(scope=Local(count="units"), schedule=Iterative(rounds=1, rate=0.3), payoff=1.0)
+    state, _, hearing, manifest = work(step, model=lopsided)
+    assert [m.out_features for m in state.model if isinstance(m, nn.Linear)] == [8, 560, 560, 3]
+    rows = {row["layer"]: row for row in manifest["cuts"]}
+    assert rows["1"]["state"] == "blocked" and rows["1"]["reason"].startswith("refused: cutting it saves")
+    assert rows["3"]["state"] == rows["5"]["state"] == "cut"
+    (found,) = [
+        m for m in Journal(tmp_path / "run" / "measurements.jsonl").read() if m.metric == "expected_latency"
+    ]
+    assert found.low <= found.value <= found.high and found.unit == "ms"
+    assert found.conditions["round"] == 1 and found.conditions["runtime"] == "onnxruntime"
+    assert " faster (onnxruntime, threads 1); " in hearing.said[0]
+    assert hearing.said[1].strip().startswith("expected: 1 left whole: cutting it saves")
+
+
+def test_a_decision_is_made_once(work, lopsided, demanding, tmp_path):
+    step = plan(scope=Local(count="units"), schedule=Iterative(rounds=1, rate=0.3), payoff=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        work(step, model=lopsided, killed="train")
+    for name in ("same", "other"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+    file = tmp_path / "other" / "stages" / "1-prune.round-1.attempt-0.choice" / "record.json"
+    record = json.loads(file.read_text())
+    assert set(record["kept"]) == {"3", "5"}
+    file.write_text(json.dumps({**record, "kept": {"1": [1, 2, 5]}}))  # as no timing would have it
+    resumed, _, hearing, manifest = work(step, model=lopsided)
+    assert not hearing.said and {c["layer"]: c["after"] for c in manifest["cuts"]}["3"] == 560
+    assert same(resumed, work(step, model=lopsided, folder="same")[0])
+    other = work(step, model=lopsided, folder="other")[0].model
+    assert [m.out_features for m in other if isinstance(m, nn.Linear)] == [3, 800, 800, 3]
+
+
+def test_a_check_that_refuses_nothing_changes_nothing(work):
+    once = plan(schedule=Iterative(rounds=1, rate=0.4))
+    checked, stop, _, _ = work(plan(schedule=Iterative(rounds=1, rate=0.4), payoff=0.1))
+    assert stop.kind == "rounds" and same(checked, work(once, folder="plain")[0])
+
+
+def test_the_loop_ends_as_soon_as_the_budget_is_met_and_removes_no_more_than_it_takes(work, trained):
+    image = torch.zeros(2, 1, 6, 6)
+    limit = 0.5 * count_macs(trained, image)
+    state, stop, hearing, manifest = work(plan(schedule=Iterative(rounds=9, rate=0.2), budget={"macs": 0.5}))
+    assert stop.kind == "budget" and len(hearing.verdicts) < 9 and stop.missed == ()
+    assert "meets the budget: macs " in stop.why and "(budget 50.0%)" in stop.why
+    rates = [entry["rate"] for entry in manifest["decisions"]]
+    assert rates[:-1] == pytest.approx([0.2] * len(rates[:-1])) and rates[-1] < 0.19
+
+    def macs(first, second):
+        return 9 * 16 * first + 9 * 4 * first * second + 12 * second
+
+    first, second = widths(state)
+    assert macs(16, 16) == 2 * limit
+    assert macs(first, second) <= limit < max(macs(first + 1, second), macs(first, second + 1))
+
+
+def test_a_budget_that_is_not_met_says_how_far_it_came(work):
+    once = Iterative(rounds=1, rate=0.3)
+    _, stop, hearing, manifest = work(plan(schedule=once, budget={"macs": 0.01, "params": 0.99}))
+    (missed,) = stop.missed
+    assert stop.kind == "rounds" and missed in stop.why and missed.startswith("the budget is not met: macs ")
+    assert missed.endswith("of the dense model's (budget 1.0%)")
+    assert manifest["stop"] == {"kind": "rounds", "why": stop.why, "missed": [missed]}
+    assert any("params" in text and "macs" in text for text in hearing.said)
+    untuned = Finetune(epochs=0.01, lr=1e-6)
+    hard = plan(schedule=Iterative(rounds=1, rate=0.9), finetune=untuned, budget={"macs": 0.01})
+    state, stop, hearing, manifest = work(hard, Goal(accuracy=0.0), "floor")
+    assert stop.kind == "floor" and widths(state) == [16, 16]
+    assert stop.missed == ("the budget is not met, as nothing was removed",)
+
+
+def test_an_attempt_after_a_roll_back_removes_half_of_what_the_budget_took(work):
+    hard = plan(
+        schedule=Iterative(rounds=1, rate=0.9),
+        finetune=Finetune(epochs=0.01, lr=1e-6),
+        budget={"macs": 0.3},
+    )
+    _, _, _, manifest = work(hard, Goal(accuracy=0.0))
+    rates = [entry["rate"] for entry in manifest["decisions"]]
+    assert rates[0] < 0.9 and rates == [rates[0], rates[0] / 2, rates[0] / 4]
+
+
+def test_a_budget_that_is_met_already_removes_nothing(work, quick):
+    state, stop, hearing, _ = work(plan(budget={"latency": 1000, "size": 1e9}))
+    assert stop.kind == "budget" and widths(state) == [16, 16]
+    assert stop.why.startswith("the model as it is meets the budget: latency ")
+    assert hearing.verdicts == [(0, 0, "dense"), (1, 0, "stopped")]
+
+
+def test_latency_is_taken_against_the_model_before_the_first_round(work, quick, tmp_path):
+    step = plan(schedule=Iterative(rounds=2, rate=0.3), budget={"latency": 0.001}, saturation=0.0)
+    _, stop, _, _ = work(step)
+    assert stop.kind == "rounds" and "the budget is not met: latency " in stop.why
+    records = [
+        json.loads(path.read_text())["reached"][0]
+        for path in sorted((tmp_path / "run" / "stages").glob("*.choice/record.json"))
+    ]
+    assert len(records) == 2 and records[0]["dense"] == records[1]["dense"]
+    assert all(one["limit"] == pytest.approx(0.001 * one["dense"]) for one in records)
+    rows = [
+        m for m in Journal(tmp_path / "run" / "measurements.jsonl").read() if m.metric == "expected_latency"
+    ]
+    assert [m.value for m in rows] == [one["found"]["value"] for one in records]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"payoff": -1.0}, UsageError, "payoff is a number of seconds, 0 for none, got -1"),
+        ({"payoff": float("nan")}, UsageError, "got nan"),
+        (
+            {"payoff": 5.0, "granularity": Weight()},
+            UsageError,
+            "payoff .* granularity 'channel', got 'weight'",
+        ),
+        ({"budget": {"macs": 0.5}, "granularity": Weight()}, UsageError, "budget .*, got 'weight'"),
+        ({"budget": {}}, UsageError, "the budget is empty; give a ceiling on one of params, macs, size"),
+        ({"budget": {"mac": 0.5}}, UnknownName, "did you mean 'macs'"),
+        ({"budget": {"macs": 0}}, UsageError, "got 0"),
+    ],
+)
+def test_bad_values_are_refused(changes, error, words):
+    with pytest.raises(error, match=words):
+        plan(**changes)

@@ -41,6 +41,12 @@ def test_complete_plain_data_gives_the_same_recipe():
     assert recipe_from_json(recipe.to_json(), "recipe.json") == recipe
 
 
+def test_ceilings_are_read_by_name():
+    recipe = built(TEXT.replace("rounds: 2", "rounds: 2\n    budget: {latency: 0.5, params: 20000}"))
+    assert recipe.steps[1].budget == {"latency": 0.5, "params": 20000.0}
+    assert recipe_from_json(recipe.to_json(), "recipe.json") == recipe
+
+
 def test_complete_means_that_defaults_are_written_out():
     step = built().to_json()["steps"][1]
     assert step["lr_ratio"] == 0.5 and step["criterion"]["use"] == "pcas" and step["batch_size"] == 128
@@ -61,6 +67,14 @@ def test_complete_means_that_defaults_are_written_out():
         ("model: {use: resnet20}", "model: resnet20", RecipeError, r"r.yaml:2: model: expected settings"),
         ("{use: cutout, size: 8}", "{use: cutuot}", UnknownName, r"r.yaml:13: .*did you mean 'cutout'"),
         ("data: {use: fashion-mini}\n", "", RecipeError, r"r.yaml: ?.*needs 'data'|r.yaml:1: .*needs 'data'"),
+        ("rounds: 2", "rounds: 2\n    payoff: -1", RecipeError, r"r.yaml:13: steps\[1\].payoff: .*number of seconds, 0 for none, got -1"),
+        ("rounds: 2", "rounds: 2\n    payoff: true", RecipeError, r"r.yaml:13: steps\[1\].payoff: expected a number, got True"),
+        ("rounds: 2", "rounds: 2\n    budget: 0.5", RecipeError, r"r.yaml:13: steps\[1\].budget: expected settings .*got 0.5"),
+        ("rounds: 2", "rounds: 2\n    budget: {mac: 0.5}", RecipeError, r"r.yaml:13: steps\[1\].budget: .*did you mean 'macs'"),
+        ("rounds: 2", "rounds: 2\n    budget: {macs: half}", RecipeError, r"r.yaml:13: steps\[1\].budget.macs: expected a number, got 'half'"),
+        ("rounds: 2", "rounds: 2\n    budget: {macs: -1}", RecipeError, r"r.yaml:13: steps\[1\].budget: .*fraction .*got -1"),
+        ("rounds: 2", "rounds: 2\n    round_to: 0", RecipeError, r"r.yaml:13: steps\[1\].round_to: .*round_to=0"),
+        ("rounds: 2", "rounds: 2\n    narrow: fine", RecipeError, r"r.yaml:13: steps\[1\].narrow: expected 'same' or 'finer', got 'fine'"),
         ("goal:", "gaol:", RecipeError, r"r.yaml:4: gaol: .*did you mean 'goal'"),
     ],
 )  # fmt: skip

@@ -16,14 +16,14 @@ def answer(goal: Goal, measurements: Sequence[Measurement], stop: Mapping[str, A
     Args:
         goal: what was asked.
         measurements: the final stage's, of the models "dense" and "final".
-        stop: why the last loop ended: `kind` and `why`.
+        stop: why the last loop ended: `kind`, `why`, and what of its budget was `missed`.
 
     Returns:
         `question`, `text` (a sentence), `met` (whether the goal holds), `missed` (what does not, in words),
         `stop`, `stop_why`.
     """
     found = _Found(measurements)
-    missed = _missed(goal, found)
+    missed = [*_missed(goal, found), *stop.get("missed", ())]
     split = "test" if found.has("accuracy", split="test") else "validation"
     dense, final = (found.value("accuracy", model, split=split) for model in ("dense", "final"))
     text = (

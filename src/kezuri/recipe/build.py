@@ -53,6 +53,10 @@ def _build(kind: Any, value: Any, document: Document, path: Path_) -> Any:
         if isinstance(value, str):
             raise RecipeError(f"{document.where(path)}: expected a list, got {value!r}")
         return tuple(_build(arguments[0], item, document, (*path, i)) for i, item in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{document.where(path)}: expected settings (key: value), got {value!r}")
+        return {str(k): _build(arguments[1], item, document, (*path, k)) for k, item in value.items()}
     return _leaf(kind, value, document, path)
 
 

@@ -1,14 +1,20 @@
 """The loop of prune rounds: keeps the accuracy floor by itself, sees saturation, resumes after a kill."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kezuri.core.goal import Goal
 from kezuri.core.measurement import Measurement
 from kezuri.core.seeds import derive
-from kezuri.recipe.rounds import Prospect, attempt, baseline, survey
+from kezuri.recipe.choosing import Reached, choose
+from kezuri.recipe.costs import Costs
+from kezuri.recipe.meters import NEAR, Meters
+from kezuri.recipe.rounds import Prospect, attempt, baseline, coupled, survey
 from kezuri.recipe.step import ModelState, Resources
+from kezuri.recipe.timing import Timing
 
 if TYPE_CHECKING:
     from kezuri.recipe.steps.prune import Prune
@@ -23,12 +29,14 @@ class Stop:
     """Why a loop ended.
 
     Attributes:
-        kind: `rounds` (all done), `floor`, or `saturation`.
+        kind: `rounds` (all done), `budget` (met), `floor`, or `saturation`.
         why: one sentence for the reader.
+        missed: what of the budget is not met, in words.
     """
 
     kind: str
     why: str
+    missed: tuple[str, ...] = ()
 
 
 def _may_have_seen(measurements: Sequence[Measurement]) -> bool:
@@ -61,29 +69,56 @@ class Loop:
         self._best: tuple[str, Record] | None = None  # the accepted attempt that the result comes from
         self._held: dict[str, ModelState] = {}
         self._pace: float | None = None  # seconds a round, once one was made
+        self._open = ExitStack()
 
     def run(self) -> tuple[ModelState, Stop]:
         """The best model that keeps the floor, and why the loop ended."""
+        with self._open:
+            stop = self._rounds()
+        if self.plan.budget and stop.kind != "budget":
+            missed = self._missed()
+            stop = replace(stop, why=f"{stop.why}; {', '.join(missed)}", missed=missed)
+        self.stages.manifest.update(stop=asdict(stop))
+        return self._state_of(self._best[0] if self._best else None), stop
+
+    def _rounds(self) -> Stop:
         before = self._baseline()
         floor, size = self.goal.floor(before["accuracy"]), before["size"]
         gentleness = 0
-        done = f"all {self.plan.schedule.rounds} rounds are done"
-        stop = Stop("rounds", f"{done} and the floor holds: more rounds may shave further")
         for round_ in range(1, self.plan.schedule.rounds + 1):
             record, gentleness = self._round(round_, floor, gentleness)
             if record["verdict"] == "rolled back":
-                stop = Stop("floor", f"round {round_} fell below the floor even at a quarter of its rate")
-                break
+                return Stop("floor", f"round {round_} fell below the floor even at a quarter of its rate")
+            if record.get("met"):
+                which = f"round {round_}" if record["verdict"] == "accepted" else "the model as it is"
+                reached = ", ".join(str(Reached.from_json(one)) for one in record["reached"])
+                return Stop("budget", f"{which} meets the budget: {reached}")
             if record["verdict"] == "stopped":
-                stop = Stop("saturation", f"round {round_} found nothing more that may be removed")
-                break
+                return Stop("saturation", f"round {round_} found that {record['why']}")
             shrunk, size = 1 - record["size"] / size, record["size"]
             if self.plan.cuts and shrunk < self.plan.saturation:
                 share = f"{shrunk:.1%} smaller, less than {self.plan.saturation:.0%}"
-                stop = Stop("saturation", f"round {round_} made the model only {share}")
-                break
-        self.stages.manifest.update(stop={"kind": stop.kind, "why": stop.why})
-        return self._state_of(self._best[0] if self._best else None), stop
+                return Stop("saturation", f"round {round_} made the model only {share}")
+        done = f"all {self.plan.schedule.rounds} rounds are done"
+        return Stop("rounds", f"{done} and the floor holds: more rounds may shave further")
+
+    def _missed(self) -> tuple[str, ...]:
+        """What of the budget the best model does not meet."""
+        if self._best is None:
+            return ("the budget is not met, as nothing was removed",)
+        reached = (Reached.from_json(one) for one in self._best[1]["reached"])
+        return tuple(f"the budget is not met: {one}" for one in reached if not one.holds)
+
+    @cached_property
+    def _dense(self) -> Meters | None:
+        """Of the model before the first round, which a budget's fractions are of; None without one."""
+        budget = self.plan.budget
+        couplings = coupled(self.plan, self.start, self.resources) if budget else None
+        if budget is None or couplings is None:
+            return None
+        costs = Costs(self.start.model, couplings, self.resources.example)
+        is_timed = not NEAR.keys().isdisjoint(budget)
+        return Meters(costs, self._open.enter_context(Timing(costs)) if is_timed else None)
 
     def _baseline(self) -> Record:
         name = f"{self.stage}.round-0"
@@ -107,6 +142,7 @@ class Loop:
         """The record that decides a round, and how gentle it had to be; later rounds begin as gently."""
         prospect: Prospect | None = None
         record: Record = {}
+        rate = self.plan.schedule.rates()[round_ - 1] * FACTORS[gentleness]
         for index in range(gentleness, len(FACTORS)):
             name = f"{self.stage}.round-{round_}.attempt-{index}"
             found = self.stages.record(name)
@@ -115,30 +151,31 @@ class Loop:
                     self._expect(round_)
                     seed = derive(self.resources.seed, self.stage, "evidence", round_)
                     prospect = survey(self.plan, self._state_of(self._last), self.resources, seed=seed)
-                found = self._attempt(prospect, name, round_=round_, index=index, floor=floor)
+                place = {"round": round_, "attempt": index, "rate": rate}
+                found = self._attempt(prospect, name, place, floor)
             record = found
             self._remember(name, record)
+            rate = record["rate"] / 2  # of what was removed, which a budget may have made less than asked for
             if record["verdict"] != "rolled back":
                 return record, index
         return record, gentleness
 
-    def _attempt(self, prospect: Prospect, name: str, *, round_: int, index: int, floor: float) -> Record:
-        rate = self.plan.schedule.rates()[round_ - 1] * FACTORS[index]
-        place = {"round": round_, "attempt": index, "rate": rate}
-        outcome = attempt(
-            self.plan,
-            self._state_of(self._last),
-            prospect,
-            self.resources,
-            round_=round_,
-            rate=rate,
-            stage=name,
-            timed=self.goal.objective == "fastest",
+    def _attempt(self, prospect: Prospect, name: str, place: dict[str, Any], floor: float) -> Record:
+        """Makes one attempt; `place` is its round, its number and the rate to remove at most."""
+        state, round_ = self._state_of(self._last), place["round"]
+        chosen = choose(
+            self.plan, state, prospect, self.resources, rate=place["rate"], stage=name, dense=self._dense
         )
-        if outcome is None:
-            record = {**place, "verdict": "stopped", "why": "nothing more may be removed"}
+        place = {**place, "rate": chosen.rate}
+        budget = {"met": chosen.met, "reached": [one.to_json() for one in chosen.reached]}
+        if chosen.is_whole:
+            record = {**place, "verdict": "stopped", "why": chosen.why, **budget}
             self.stages.finish(name, record=record)
             return record
+        timed = self.goal.objective == "fastest"
+        outcome = attempt(
+            self.plan, state, prospect, chosen, self.resources, round_=round_, stage=name, timed=timed
+        )
         self._pace = next(m.value for m in outcome.measurements if m.metric == "seconds")
         accepted = outcome.accuracy >= floor
         relation = "keeps" if accepted else "is below"
@@ -150,6 +187,7 @@ class Loop:
             "size": outcome.size,
             "latency": outcome.latency,
             "layers": outcome.layers,
+            **budget,
         }
         ratio = self.plan.finetune.ratio(round_)
         rows = [
@@ -178,7 +216,7 @@ class Loop:
         self._tell(name, self.decisions[-1])
 
     def _is_better(self, record: Record) -> bool:
-        if self.goal.objective == "smallest" or self._best is None:
+        if self.goal.objective == "smallest" or self._best is None or record.get("met"):
             return True  # every accepted round is smaller than the one before
         return bool(record["latency"] < self._best[1]["latency"])
 

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -24,7 +24,8 @@ from kezuri.model.proof import Proof, cut
 from kezuri.prune.evidence import Evidence
 from kezuri.prune.gather import gather
 from kezuri.prune.masks import Masks
-from kezuri.prune.select import Selection, select_masks
+from kezuri.recipe.choosing import Chosen
+from kezuri.recipe.proposing import blocked
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.runtime.export import export_onnx
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
@@ -73,7 +74,7 @@ class Outcome:
 def survey(plan: "Prune", state: ModelState, resources: Resources, *, seed: int) -> Prospect:
     """Couples the model's channels and gathers the criterion's evidence."""
     begin = perf_counter()
-    couplings = _coupled(plan, state, resources)
+    couplings = coupled(plan, state, resources)
     evidence = gather(
         state.model,
         plan.criterion,
@@ -100,12 +101,21 @@ def baseline(
     return (
         accuracy,
         size,
-        measurements + _widths(_layers(plan, _coupled(plan, state, resources), {}, resources)),
+        measurements + _widths(_layers(plan, coupled(plan, state, resources), {}, resources)),
     )
 
 
-def _coupled(plan: "Prune", state: ModelState, resources: Resources) -> Couplings | None:
-    return couple(state.model, resources.example, protect=plan.ignore) if plan.cuts else None
+def coupled(plan: "Prune", state: ModelState, resources: Resources) -> Couplings | None:
+    """The model's couplings; None where nothing is cut.
+
+    Raises:
+        KezuriError: weights of the model are masked.
+    """
+    if not plan.cuts:
+        return None
+    if state.masks is not None:
+        raise KezuriError("channels cannot be cut from a masked model yet: cut first, then mask")
+    return couple(state.model, resources.example, protect=plan.ignore)
 
 
 def check_trained(accuracy: float, labels: Tensor) -> None:
@@ -133,36 +143,18 @@ def attempt(
     plan: "Prune",
     state: ModelState,
     prospect: Prospect,
+    chosen: Chosen,
     resources: Resources,
     *,
     round_: int,
-    rate: float,
     stage: str,
     timed: bool = False,
-) -> Outcome | None:
-    """Removes `rate` of what is left, retrains and measures. The state given is not changed.
-
-    Returns:
-        None when nothing more may be removed.
-    """
+) -> Outcome:
+    """Removes what was chosen, retrains and measures. The state given is not changed."""
     begin = perf_counter()
-    masked = 0.0 if state.masks is None else state.masks.sparsity
-    selection = select_masks(
-        state.model,
-        1 - (1 - masked) * (1 - rate),
-        criterion=plan.criterion,
-        granularity=plan.granularity,
-        scope=plan.scope,
-        allocation=plan.allocation,
-        evidence=prospect.evidence,
-        couplings=prospect.couplings,
-        ignore=() if plan.cuts else plan.ignore,  # couplings know them already, as protected
-    )
-    if all(bool(mask.all()) for mask in selection.masks.values()):
-        return None
-    smaller, proof = _remove(state, prospect.couplings, selection, resources)
+    smaller, proof, chosen = _remove(state, prospect.couplings, chosen, resources)
     after_cut = evaluate(smaller.model, resources.data.validation, device=resources.device)
-    removing = perf_counter() - begin
+    removing = perf_counter() - begin + chosen.seconds
     fitted = fit(
         smaller.model,
         resources.data,
@@ -174,7 +166,8 @@ def attempt(
         hooks=() if smaller.masks is None else (smaller.masks.hold(),),
     )
     accuracy, size, measurements = _describe(smaller, resources)
-    layers = _layers(plan, prospect.couplings, selection.kept_channels or {}, resources)
+    couplings = None if prospect.couplings is None else blocked(prospect.couplings, chosen.reasons)
+    layers = _layers(plan, couplings, chosen.kept or {}, resources)
     before = _accuracy(after_cut, "validation").under(moment="after the cut, before retraining")
     measurements += [
         *_widths(layers),
@@ -186,30 +179,33 @@ def attempt(
     phases = {"evidence": prospect.seconds, "cut and proof": removing, "finetune": fitted.seconds}
     measurements += [
         *([] if ms is None else [ms]),
+        *([] if chosen.latency is None else [replace(chosen.latency, metric="expected_latency")]),
         *(
             Measurement("phase_seconds", value, "s", conditions={"phase": name})
             for name, value in phases.items()
         ),
-        Measurement("seconds", prospect.seconds + perf_counter() - begin, "s"),
+        Measurement("seconds", prospect.seconds + chosen.seconds + perf_counter() - begin, "s"),
     ]
     return Outcome(smaller, accuracy, size, None if ms is None else ms.value, measurements, layers)
 
 
 def _remove(
-    state: ModelState, couplings: Couplings | None, selection: Selection, resources: Resources
-) -> tuple[ModelState, Proof | None]:
-    """Cuts the channels out, with proof, or sets the weights to zero; in a copy."""
-    if couplings is None or selection.kept_channels is None:
+    state: ModelState, couplings: Couplings | None, chosen: Chosen, resources: Resources
+) -> tuple[ModelState, Proof | None, Chosen]:
+    """Cuts the channels out, with proof, or sets the weights to zero; in a copy. Also says what went."""
+    if couplings is None or chosen.kept is None:
+        assert chosen.masks is not None
         model = copy.deepcopy(state.model)
-        masks = _both(state.masks, selection.masks)
+        masks = _both(state.masks, chosen.masks)
         masks.apply_(model)
-        return ModelState(model, state.structure, masks), None
-    if state.masks is not None:
-        raise KezuriError("channels cannot be cut from a masked model yet: cut first, then mask")
-    done = cut(state.model, couplings, selection.kept_channels, resources.example)
+        return ModelState(model, state.structure, masks), None, chosen
+    done = cut(state.model, couplings, chosen.kept, resources.example)
     for name, why in done.rejected.items():
         resources.listener.warn(f"{name} was left whole, the proof failed with it: {why}")
-    return ModelState(done.model, state.structure.then(done.structure)), done.proof
+    kept = {name: mask for name, mask in chosen.kept.items() if name not in done.rejected}
+    reasons = {**chosen.reasons, **{name: f"rejected: {why}" for name, why in done.rejected.items()}}
+    smaller = ModelState(done.model, state.structure.then(done.structure))
+    return smaller, done.proof, replace(chosen, kept=kept, reasons=reasons)
 
 
 def _both(earlier: Masks | None, later: Masks) -> Masks:
@@ -263,7 +259,7 @@ def _layers(
                 "layer": row.layer,
                 "before": before,
                 "after": row.kept,
-                "state": "cut" if row.state == "kept" and row.kept < before else row.state,
+                "state": "cut" if row.kept < before else row.state,
                 "reason": "a residual sum, left whole (residual: false)"
                 if row.layer in whole
                 else row.reason,

@@ -1,7 +1,8 @@
 """The PCAS loop with the knobs of the tool it is known from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
@@ -36,8 +37,16 @@ class PcasLoop:
         augment: what is done to training images.
         residual: whether channels that several layers add into may go as well; the paper leaves them whole.
         floor: channels every layer keeps at least.
+        round_to: the number of channels kept is a multiple of this, except where nothing is removed; 8 suits
+            the kernels of ONNX Runtime.
+        narrow: what that means for layers of less than 4·round_to channels: `same`, or `finer` for the
+            largest power of two that goes into them four times.
         saturation: stop when a round makes the model smaller by less than this fraction.
         ignore: layers to leave alone, by name or pattern.
+        payoff: seconds to time what each round would cut, before it is retrained; layers whose cut brings
+            neither time nor size stay whole in that round. 0 times nothing.
+        budget: ceilings to end at, such as `{latency: 0.5}`: of `params`, `macs`, `size` and `latency`, as
+            fractions of what the model was before the first round, or numbers from 1 on.
     """
 
     compresses: ClassVar[bool] = True
@@ -54,8 +63,12 @@ class PcasLoop:
     augment: tuple[Augment, ...] = ()
     residual: bool = False
     floor: int = 2
+    round_to: int = 1
+    narrow: Literal["same", "finer"] = "same"
     saturation: float = 0.02
     ignore: tuple[str, ...] = ()
+    payoff: float = 0.0
+    budget: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.attention_epochs <= 0:
@@ -69,7 +82,13 @@ class PcasLoop:
             criterion = replace(criterion, epochs=self.attention_epochs)
         return Prune(
             criterion=criterion,
-            granularity=Channel(floor=self.floor, producers="mean", residual=self.residual),
+            granularity=Channel(
+                floor=self.floor,
+                round_to=self.round_to,
+                narrow=self.narrow,
+                producers="mean",
+                residual=self.residual,
+            ),
             scope=Global(count="units"),
             schedule=Iterative(rounds=self.rounds, rate=self.rate),
             finetune=Finetune(
@@ -82,6 +101,8 @@ class PcasLoop:
             keep=self.keep,
             saturation=self.saturation,
             ignore=self.ignore,
+            payoff=self.payoff,
+            budget=self.budget,
         )
 
     def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:

@@ -1,5 +1,7 @@
 """The step that removes weights or channels in rounds, retraining after each."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -8,9 +10,10 @@ from kezuri.core.goal import Goal
 from kezuri.model.coupling import Coupling, Couplings
 from kezuri.prune.allocation import Allocation, Uniform
 from kezuri.prune.criterion import Criterion
-from kezuri.prune.granularity import Channel, Granularity
+from kezuri.prune.granularity import Channel, Granularity, granularities
 from kezuri.prune.schedule import Iterative, Schedule
 from kezuri.prune.scope import Global, Scope
+from kezuri.recipe.budget import check_budget
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.loop import Loop
 from kezuri.recipe.step import ModelState, Resources, steps
@@ -23,7 +26,8 @@ class Prune:
     """Removes what a criterion values least, round after round, and keeps the accuracy floor by itself.
 
     A round that falls below the floor is rolled back and tried again at half its rate, then at a quarter;
-    then the loop ends with the best model. It also ends when a round no longer makes the model smaller.
+    then the loop ends with the best model. It also ends when a round no longer makes the model smaller, and
+    as soon as a budget is met, of which the last round removes no more than that takes.
 
     Attributes:
         criterion: what a weight is worth.
@@ -35,6 +39,11 @@ class Prune:
         keep: the accuracy to keep, when it is not the recipe's goal.
         saturation: end when a round of cutting makes the model smaller by less than this fraction.
         ignore: layers to leave alone, by name or pattern.
+        payoff: seconds to time what each round would cut, in ONNX Runtime and before it is retrained; layers
+            whose cut brings neither time nor size stay whole in that round. 0 times nothing.
+        budget: ceilings to end at: of `params`, `macs`, `size` (bytes of the ONNX file) and `latency`
+            (milliseconds an image in ONNX Runtime, one thread). Numbers below 1 are fractions of what the
+            model was before the first round. Rates are then the most that a round removes.
     """
 
     compresses: ClassVar[bool] = True
@@ -48,10 +57,22 @@ class Prune:
     keep: Goal | None = None
     saturation: float = 0.02
     ignore: tuple[str, ...] = ()
+    payoff: float = 0.0
+    budget: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.saturation < 1:
             raise UsageError(f"saturation is a fraction in [0, 1), got {self.saturation}")
+        if not 0 <= self.payoff < math.inf:
+            raise UsageError(f"payoff is a number of seconds, 0 for none, got {self.payoff}")
+        if self.budget is not None:
+            object.__setattr__(self, "budget", check_budget(self.budget))
+        for name in ("payoff", "budget"):
+            if getattr(self, name) and not self.cuts:
+                raise UsageError(
+                    f"{name} is about channels that are cut out: it needs the granularity 'channel', got "
+                    f"{granularities.name_of(self.granularity)!r}, which only sets weights to zero"
+                )
 
     @property
     def cuts(self) -> bool:
@@ -74,12 +95,15 @@ class Prune:
         return result
 
     def seconds(self, state: ModelState, resources: Resources) -> float:
-        """Rounds times epochs times a timed batch of the model as it is: an upper bound, since it shrinks."""
+        """Rounds times epochs times a timed batch of the model as it is: an upper bound, since it shrinks.
+
+        The pay-off check of each round comes on top.
+        """
         training = self.finetune.training(1)
         batches = -(-len(resources.data.train) // self.finetune.batch_size)
         step = estimate_step_seconds(state.model, resources.data, training, device=resources.device)
         epochs = self.finetune.epochs + self.criterion_epochs()
-        return self.schedule.rounds * epochs * batches * step
+        return self.schedule.rounds * (epochs * batches * step + self.payoff)
 
     def criterion_epochs(self) -> float:
         """Passes over the training images that gathering the criterion's evidence takes in a round."""

@@ -1,0 +1,22 @@
+from kezuri.core.goal import Goal
+from kezuri.core.measurement import Measurement
+from kezuri.recipe.answer import answer
+
+
+def rows(model, share):
+    return [
+        Measurement("accuracy", 0.9, "fraction", conditions={"model": model, "split": "validation"}),
+        Measurement("params", 1000 * share, "count", conditions={"model": model}),
+        Measurement("macs", 5000 * share, "count", conditions={"model": model}),
+        Measurement("size", 4000 * share, "bytes", conditions={"model": model, "format": "onnx"}),
+        Measurement("latency", 2 * share, "ms", conditions={"model": model, "threads": 1}),
+    ]
+
+
+def test_what_a_loop_missed_of_its_budget_is_missed():
+    found = [*rows("dense", 1.0), *rows("final", 0.5)]
+    met = answer(Goal(), found, {"kind": "budget", "why": "round 2 meets the budget", "missed": []})
+    assert met["met"] and met["stop"] == "budget" and "50.0% of the parameters" in met["text"]
+    missed = answer(Goal(params=0.4), found, {"kind": "rounds", "why": "…", "missed": ["latency"]})
+    assert not missed["met"] and len(missed["missed"]) == 2 and missed["missed"][1] == "latency"
+    assert answer(Goal(), found, {"kind": "floor", "why": "…"})["met"]  # of a step without a budget
