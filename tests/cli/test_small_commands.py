@@ -77,6 +77,20 @@ def test_a_check_follows_the_model_when_asked_to(kezuri, recipe, recipe_text):
     assert code == 2 and "no channel of" in said
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--payoff", -1], "steps[0].payoff: payoff is a number of seconds, 0 for none, got -1.0"),
+        (["--budget", "latncy=0.5"], "did you mean 'latency'"),
+        (["--budget", "macs=0.5,latency=fast"], "steps[0].budget.latency: expected a number, got 'fast'"),
+        (["--budget", "macs"], "steps[0].budget.macs: expected a valid number, got None"),
+    ],
+)
+def test_compress_says_what_is_wrong_with_its_options(kezuri, options, message):
+    code, _, said = kezuri("compress", "resnet8", "--data", "fashion-mini", *options)
+    assert code == 2 and message in said
+
+
 def test_a_round_names_the_layers_it_cut(capsys):
     from kezuri.cli.console import ConsoleListener
     from kezuri.core.measurement import Measurement

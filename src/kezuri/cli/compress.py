@@ -39,6 +39,16 @@ def compress(
     criterion: Annotated[
         str, typer.Option(help="What a channel is worth; see `kezuri list criterion`.")
     ] = "pcas",
+    round_to: Annotated[
+        int, typer.Option(min=1, help="Channels kept are a multiple of this; 8 suits ONNX Runtime.")
+    ] = 1,
+    payoff: Annotated[
+        float, typer.Option(help="Seconds to time each round's cut before retraining; 0: none.")
+    ] = 0,
+    budget: Annotated[
+        str,
+        typer.Option(help="Stop as soon as it is met, such as latency=0.5,macs=0.4 of the dense model's."),
+    ] = "",
     augment: Annotated[str, typer.Option(help="Comma-separated, such as pad_crop,flip.")] = "",
     data_root: Annotated[
         Path | None, typer.Option(envvar="KEZURI_DATA", help="Where known data sets lie.")
@@ -53,10 +63,11 @@ def compress(
     import yaml
 
     from kezuri.cli.running import run_recipe
-    from kezuri.recipe.document import Document
+    from kezuri.recipe.document import Document, plain_scalar
     from kezuri.recipe.recipe import recipe_from
 
     augments = [word.strip() for word in augment.split(",") if word.strip()]
+    ceilings = [word.strip().partition("=") for word in budget.split(",") if word.strip()]
     training = {"lr": lr, "batch_size": batch_size, "augment": augments}
     loop = {
         "use": "pcas",
@@ -66,6 +77,9 @@ def compress(
         "lr_ratio": lr_ratio,
         "attention_epochs": attention_epochs,
         "criterion": criterion,
+        "round_to": round_to,
+        "payoff": payoff,
+        "budget": {metric: plain_scalar(most, "--budget") for metric, _, most in ceilings} or None,
         **training,
     }
     steps = [*([{"use": "train", "epochs": train_epochs, **training}] if train_epochs else []), loop]

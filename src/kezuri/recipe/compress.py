@@ -55,7 +55,8 @@ def compress(
             images are held out of it; a test set of its own is used once, at the end.
         goal: what to keep and what to make best; by default the smallest model within one point of accuracy.
         steps: what to do; by default the PCAS loop, whose knobs are then accepted as keywords
-            (`rate`, `rounds`, `epochs`, `lr`, `lr_ratio`, `batch_size`, `attention_epochs`, …).
+            (`rate`, `rounds`, `epochs`, `lr`, `lr_ratio`, `batch_size`, `attention_epochs`, `round_to`,
+            `payoff`, `budget`, …).
         name: the run's name.
         seed: decides everything random.
         settings: knobs of the PCAS loop, and of the run: `runs` (folder), `device`, `threads`, `listener`,

@@ -33,6 +33,9 @@ steps:
     lr_ratio: {lr_ratio}         # the retraining starts at lr * lr_ratio; a list gives one a round
     batch_size: {batch_size}
     attention_epochs: {attention_epochs}   # how long the attention gates are trained in each round
+    round_to: 1           # channels kept are a multiple of this; 8 suits the kernels of ONNX Runtime
+    payoff: 0             # seconds to time each round's cut before retraining; what gains nothing stays whole
+    budget: null          # when to stop, such as {{latency: 0.5}}; of params, macs, size, latency
     augment: {augment}
 """
 
