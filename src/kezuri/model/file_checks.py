@@ -16,13 +16,18 @@ MASK = "mask:"
 LARGEST_DENSE = 1 << 32
 
 
+def is_program(document: Document) -> bool:
+    """Whether the model is exported anew when it is read: a rewritten one, or one with quantizers."""
+    return document.program is not None or document.quantization is not None
+
+
 def check_outline(outline: nn.Module, structure: Structure, document: Document, folder: Path) -> None:
     """Refuses what cannot be right before memory is taken for it."""
     dense = tensors_of(outline)
     size = sum(tensor.numel() for tensor in dense.values())
     if size > LARGEST_DENSE:
         raise CorruptArtifact(f"{folder / STRUCTURE} asks for a model of {size:,} values")
-    for name, shape in document.shapes.items() if document.program is None else ():
+    for name, shape in document.shapes.items() if not is_program(document) else ():
         if name not in dense:
             raise CorruptArtifact(f"{folder / STRUCTURE} has {name!r}, which the model does not have")
         cut = list(dense[name].shape)
@@ -46,7 +51,7 @@ def check_tensors(
                 f"{folder / STRUCTURE} has a mask for {name!r}, which the model does not have"
             )
     wanted |= {MASK + name: wanted[name] for name in document.masks}
-    beside = (INPUT, ANSWER) if document.program is not None else (INPUT,)
+    beside = (INPUT, ANSWER) if is_program(document) else (INPUT,)
     found = {name: list(tensor.shape) for name, tensor in weights.items() if not name.startswith(beside)}
     differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if differing:

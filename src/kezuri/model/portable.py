@@ -14,7 +14,14 @@ from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import CorruptArtifact, KezuriError, UsageError
 from kezuri.model.channels import DEFAULT, Choices
 from kezuri.model.exporting import example_batch
-from kezuri.model.file_checks import MASK, check_outline, check_tensors, saved_tensors, versions
+from kezuri.model.file_checks import (
+    MASK,
+    check_outline,
+    check_tensors,
+    is_program,
+    saved_tensors,
+    versions,
+)
 from kezuri.model.load import ModelSpec, load_model
 from kezuri.model.optimizer_file import SavedOptimizer, packed, unpacked
 from kezuri.model.program import Program
@@ -41,6 +48,11 @@ from kezuri.model.structure_file import (
 from kezuri.model.zoo import zoo
 
 ImageShape = tuple[int, int, int]
+Quantize = Callable[[nn.Module, tuple[Tensor, ...], Mapping[str, Any]], nn.Module]
+"""Puts quantizers into a cut model: model, an example of each input, settings."""
+
+quantizations: dict[str, Quantize] = {}
+"""What knows how to, by the name that files have; those who quantize add themselves."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class SavedModel:
         classes, image_shape: of a model of images; None if they were not said.
         inputs: an example of each input, zeros where they are fractions; None if not even images are known.
         optimizer: the state of the optimizer, if it was saved; see `load_optimizer_`.
+        quantization: the settings of the quantizers it has; None if it has none.
     """
 
     model: nn.Module
@@ -66,6 +79,7 @@ class SavedModel:
     image_shape: ImageShape | None
     inputs: tuple[Tensor, ...] | None = None
     optimizer: SavedOptimizer | None = None
+    quantization: Mapping[str, Any] | None = None
 
     def load_optimizer_(self, optimizer: torch.optim.Optimizer) -> None:
         """Has a new optimizer of this model go on where the saved one stopped, with its state and options.
@@ -87,7 +101,8 @@ def save_model(
     classes: int | None = None,
     image_shape: ImageShape | None = None,
     inputs: Tensor | tuple[Tensor, ...] | None = None,
-    choices: Choices = DEFAULT,
+    choices: Choices | None = DEFAULT,
+    quantization: tuple[str, Mapping[str, Any]] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     masks: Mapping[str, Tensor] | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -100,7 +115,9 @@ def save_model(
         classes, image_shape: of a model of images; one of the zoo needs both.
         inputs: a batch such as the model takes, as it was coupled with. A rewritten program needs it, if its
             input is not one batch of images.
-        choices: what a rewritten program was coupled with (`Couplings.choices`).
+        choices: what a rewritten program was coupled with (`Couplings.choices`); None for a program whose
+            quantizers were put into the model's own class.
+        quantization: who put quantizers in (of `quantizations`), and its settings.
         optimizer: whose state is kept too, in `optimizer.safetensors`.
         masks: by weight name, bool in the weight's shape, True = kept.
         extra: plain data to keep with the model; comes back as `about`.
@@ -122,11 +139,12 @@ def save_model(
         "image_shape": None if image_shape is None else list(image_shape),
         "inputs": None if example is None else described(example),
         **structure.to_json(),
-        "program": asdict(choices) if isinstance(model, Program) else None,
+        "program": asdict(choices) if isinstance(model, Program) and choices is not None else None,
         "masks": sorted(masks or {}),
         "weights": file_entry(WEIGHTS, files[WEIGHTS]),
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "optimizer": None,
+        "quantization": None if quantization is None else _named(*quantization),
         "torch": str(torch.__version__),
         "about": dict(extra or {}),
     }
@@ -162,14 +180,14 @@ def read_model(folder: Path, *, build: Callable[[], nn.Module] | None = None) ->
         inputs = _inputs(document, weights)
     dense = build() if build is not None else _built(document, spec, structure, folder)
     with _misfits(folder, document):
-        model = _cut(dense, structure, document, inputs)
+        model = _quantized(_cut(dense, structure, document, inputs), document, inputs)
     tensors = saved_tensors(model)
     check_tensors(folder, tensors, document, weights)
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.data = weights[name]
     with _misfits(folder, document):
-        if document.program is not None:
+        if is_program(document):
             check_answers(model, inputs or (), weights)
         if document.optimizer is not None:
             optimizer = unpacked(document.optimizer, state, model)
@@ -183,6 +201,7 @@ def read_model(folder: Path, *, build: Callable[[], nn.Module] | None = None) ->
         document.image_shape,
         inputs,
         optimizer,
+        None if document.quantization is None else document.quantization.settings,
     )
 
 
@@ -253,6 +272,20 @@ def _cut(
     if inputs is None:
         raise CorruptArtifact("it is a program without an example of its inputs")
     return rebuilt(dense.eval(), structure, inputs, document.program)
+
+
+def _quantized(model: nn.Module, document: Document, inputs: tuple[Tensor, ...] | None) -> nn.Module:
+    if document.quantization is None:
+        return model
+    if document.quantization.use not in quantizations:
+        raise CorruptArtifact(f"it is quantized by {document.quantization.use!r}, which is not known here")
+    if inputs is None:
+        raise CorruptArtifact("it is quantized and has no example of its inputs")
+    return quantizations[document.quantization.use](model.eval(), inputs, document.quantization.settings)
+
+
+def _named(use: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"use": use, "settings": dict(settings)}
 
 
 def _built(document: Document, spec: ModelSpec | None, structure: Structure, folder: Path) -> nn.Module:

@@ -110,9 +110,10 @@ def as_program(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
         ModelError: torch.export cannot follow the model.
     """
     module, aliases = _module(_exported(model, inputs), model)
+    graph = _copied(module.graph)
+    _switchable(graph)
     module.add_module(MODE, _Mode())
-    _switchable(module.graph)
-    program = copy.deepcopy(Program(module, module.graph))
+    program = copy.deepcopy(Program(module, graph))
     for alias, name in aliases.items():
         _hold(program, alias, tensors_of(program, aliases=True).get(name))
     return program.train(model.training)

@@ -66,6 +66,13 @@ class Optimizer(_Strict):
     weights: File
 
 
+class Quantization(_Strict):
+    """How a cut model was quantized: by which part of Kezuri, and its settings."""
+
+    use: str
+    settings: dict[str, Any]
+
+
 class Document(_Strict):
     """`structure.json`. `seal` is the SHA-256 of the rest as `_render` writes it.
 
@@ -87,6 +94,7 @@ class Document(_Strict):
     program: Choices | None = None
     torch: str | None = None
     optimizer: Optimizer | None = None
+    quantization: Quantization | None = None
 
 
 def read_document(path: Path) -> Document:

@@ -18,7 +18,7 @@ MOST = 2.0**30
 
 
 @torch.no_grad()
-def shipped(network: Program) -> fx.GraphModule:
+def shipped(network: Program) -> Program:
     """A copy for export, on the CPU: its quantizers are operations with constants, its weights rounded.
 
     It answers as the network does in evaluation mode, but for the order that numbers are multiplied in.
@@ -39,7 +39,7 @@ def shipped(network: Program) -> fx.GraphModule:
             _flatten(graph, node)
     graph.eliminate_dead_code()
     copied.delete_all_unused_submodules()
-    result = fx.GraphModule(copied, graph)
+    result = Program(copied, graph)
     result.recompile()
     return result
 

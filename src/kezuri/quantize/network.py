@@ -9,7 +9,7 @@ from kezuri.core.errors import ModelError, UsageError
 from kezuri.model.program import Program, as_program
 from kezuri.model.sites import tensors_of
 from kezuri.quantize.affine import Grid
-from kezuri.quantize.fake import FakeQuant, WeightQuant
+from kezuri.quantize.fake import FakeQuant, WeightQuant, quantizers_of
 from kezuri.quantize.graph import ATEN, calls, kind, normalise_
 from kezuri.quantize.placement import Float, Layer, Placement, place
 from kezuri.quantize.scheme import Scheme
@@ -23,16 +23,20 @@ class Site:
 
     Attributes:
         layer: its name in the model.
+        node: the operation, by its name in the graph.
         weight: the parameter's name.
         quantizer: of the weight, by module name.
         inputs: of its input, by module name.
+        norm: the batch normalisation that is folded into it, by its name in the graph; None if there is none.
         macs: multiply-accumulates for one example.
     """
 
     layer: str
+    node: str
     weight: str
     quantizer: str
     inputs: str
+    norm: str | None
     macs: int
 
 
@@ -51,6 +55,17 @@ class Quantizable:
     sites: tuple[Site, ...]
     floats: tuple[Float, ...]
     scheme: Scheme
+
+    def weight_quantizer(self, site: Site) -> WeightQuant:
+        """What rounds a layer's weight."""
+        found = self.network.get_submodule(site.quantizer)
+        assert isinstance(found, WeightQuant)
+        return found
+
+    @property
+    def activation_quantizers(self) -> list[FakeQuant]:
+        """What rounds everything but weights."""
+        return [one for one in quantizers_of(self.network).values() if not isinstance(one, WeightQuant)]
 
 
 def with_quantizers(model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme) -> Quantizable:
@@ -92,7 +107,8 @@ def _check_names(placement: Placement, scheme: Scheme) -> None:
 
 def _replace_(graph: fx.Graph, replaced: Mapping[str, str]) -> None:
     for node in calls(graph):
-        if (other := replaced.get(kind(node))) is not None:
+        name = "relu6" if kind(node) == "hardtanh" and node.args[1:] == (0.0, 6.0) else kind(node)
+        if (other := replaced.get(name)) is not None:
             clip = other == "relu6"
             node.target = ATEN.hardtanh.default if clip else ATEN.relu.default
             node.args = (node.args[0], 0.0, 6.0) if clip else (node.args[0],)
@@ -133,6 +149,7 @@ class _Inserting:
         after = value if value.op != "placeholder" else _last_placeholder(self.graph)
         with self.graph.inserting_after(after):
             node = self.graph.call_module(self.names[value], (value,))
+            node.meta |= value.meta
         for user in users:
             user.replace_input_with(value, node)
 
@@ -151,10 +168,19 @@ class _Inserting:
             if not scheme.per_channel and layer.norm is not None:
                 args = (layer.weight, self._gain(layer.norm))
             node = self.graph.call_module(name, args)
+            node.meta |= layer.weight.meta
         layer.node.update_arg(1, node)
         source = layer.node.args[0]
         assert isinstance(source, fx.Node)
-        return Site(layer.name, str(layer.weight.target), name, self.names[source], layer.macs)
+        return Site(
+            layer=layer.name,
+            node=layer.node.name,
+            weight=str(layer.weight.target),
+            quantizer=name,
+            inputs=self.names[source],
+            norm=None if layer.norm is None else layer.norm.name,
+            macs=layer.macs,
+        )
 
     def _gain(self, norm: fx.Node) -> fx.Node:
         """What batch normalisation multiplies each output with, in evaluation mode."""
@@ -167,8 +193,10 @@ class _Inserting:
         gain: fx.Node = self.graph.call_function(ATEN.rsqrt.default, (shifted,))
         if isinstance(weight, fx.Node):
             gain = self.graph.call_function(ATEN.mul.Tensor, (gain, weight))
-        return self.graph.call_function(ATEN.detach.default, (gain,))
+        detached: fx.Node = self.graph.call_function(ATEN.detach.default, (gain,))
+        return detached
 
 
 def _last_placeholder(graph: fx.Graph) -> fx.Node:
-    return [node for node in graph.nodes if node.op == "placeholder"][-1]
+    placeholders: list[fx.Node] = [node for node in graph.nodes if node.op == "placeholder"]
+    return placeholders[-1]

@@ -57,4 +57,4 @@ class Scheme:
                 )
 
 
-REPLACEABLE = ("hardswish", "silu", "gelu", "leaky_relu", "elu")
+REPLACEABLE = ("relu6", "hardswish", "silu", "gelu", "leaky_relu", "elu")
