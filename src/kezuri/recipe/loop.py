@@ -77,7 +77,8 @@ class Loop:
             stop = self._rounds()
         if self.plan.budget and stop.kind != "budget":
             missed = self._missed()
-            stop = replace(stop, why=f"{stop.why}; {', '.join(missed)}", missed=missed)
+            why = f"{stop.why}; the budget is not met: {', '.join(missed)}"
+            stop = replace(stop, why=why, missed=tuple(f"the budget: {one}" for one in missed))
         self.stages.manifest.update(stop=asdict(stop))
         return self._state_of(self._best[0] if self._best else None), stop
 
@@ -102,12 +103,12 @@ class Loop:
         done = f"all {self.plan.schedule.rounds} rounds are done"
         return Stop("rounds", f"{done} and the floor holds: more rounds may shave further")
 
-    def _missed(self) -> tuple[str, ...]:
-        """What of the budget the best model does not meet."""
+    def _missed(self) -> list[str]:
+        """How far from the budget the best model is."""
         if self._best is None:
-            return ("the budget is not met, as nothing was removed",)
+            return ["nothing was removed"]
         reached = (Reached.from_json(one) for one in self._best[1]["reached"])
-        return tuple(f"the budget is not met: {one}" for one in reached if not one.holds)
+        return [str(one) for one in reached if not one.holds]
 
     @cached_property
     def _dense(self) -> Meters | None:
