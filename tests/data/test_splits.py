@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kezuri.core.errors import DataError, UsageError
-from kezuri.data.splits import set_aside
+from kezuri.data.splits import few_of_each, set_aside
 
 
 @given(
@@ -59,3 +59,20 @@ def test_shares_that_make_no_sense_are_refused(share: float) -> None:
 def test_too_few_images_are_said(share: float) -> None:
     with pytest.raises(DataError, match=r"of 20 images cannot be set aside for test.* each of the 2 classes"):
         set_aside(torch.arange(20) % 2, share, seed=0, purpose="test")
+
+
+def test_few_of_each_class_are_drawn_by_the_seed() -> None:
+    labels = torch.arange(60) % 4
+    places = few_of_each(labels, 5, classes=4, seed=1)
+    assert torch.bincount(labels[places]).tolist() == [5] * 4
+    assert places.tolist() == sorted(set(places.tolist()))
+    assert torch.equal(places, few_of_each(labels, 5, classes=4, seed=1))
+    assert not torch.equal(places, few_of_each(labels, 5, classes=4, seed=2))
+    assert {*places.tolist()} < {*few_of_each(labels, 6, classes=4, seed=1).tolist()}
+
+
+def test_a_class_with_too_few_images_is_named() -> None:
+    with pytest.raises(DataError, match="class 2 has 0 images, 1 are asked for"):
+        few_of_each(torch.arange(60) % 2, 1, classes=3, seed=0)
+    with pytest.raises(UsageError, match="at least 1 image of each class is needed, got 0"):
+        few_of_each(torch.arange(60) % 2, 0, classes=2, seed=0)

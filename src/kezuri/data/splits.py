@@ -55,3 +55,27 @@ def _apportion(counts: Tensor, room: Tensor, wanted: int) -> list[int]:
         free = ranked[: min(missing, int((take < room).sum()))]
         take[free] += 1
     return [int(number) for number in take]
+
+
+def few_of_each(labels: Tensor, count: int, *, classes: int, seed: int) -> Tensor:
+    """Places of `count` images of every class, drawn by the seed alone, in ascending order.
+
+    Args:
+        labels: (N,) int64.
+        count: images of each class.
+        classes: how many there are.
+        seed: which images; of a class, more images include those that fewer would.
+
+    Raises:
+        UsageError: the count is below 1.
+        DataError: a class has fewer images.
+    """
+    if count < 1:
+        raise UsageError(f"at least 1 image of each class is needed, got {count}")
+    found = []
+    for label in range(classes):
+        of_class = (labels == label).nonzero().squeeze(1)
+        if len(of_class) < count:
+            raise DataError(f"class {label} has {len(of_class)} images, {count} are asked for")
+        found.append(of_class[permutation(len(of_class), derive(seed, "few", label))[:count]])
+    return torch.cat(found).sort().values

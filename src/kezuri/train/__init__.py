@@ -6,6 +6,7 @@ from kezuri.train.device import choose_device
 from kezuri.train.estimate import estimate_step_seconds
 from kezuri.train.evaluate import Evaluation, evaluate
 from kezuri.train.fit import Fitted, fit
+from kezuri.train.fixmatch import FixMatch, with_few_labels
 from kezuri.train.hooks import Hook
 from kezuri.train.lr_schedules import LrSchedule, lr_schedules
 from kezuri.train.objective import Objective, Start
@@ -17,6 +18,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "Fitted",
+    "FixMatch",
     "Hook",
     "LrSchedule",
     "NullProgress",
@@ -32,4 +34,5 @@ __all__ = [
     "lr_schedules",
     "optimizers",
     "reestimate_batchnorm_",
+    "with_few_labels",
 ]
