@@ -151,26 +151,25 @@ class Rows:
 
         Coordinate descent on the error of the output. It ends when no flip takes a millionth off it.
         """
+        rounded = rounded.clone()
         off = rounded - self.weight
         slope = 2 * off @ self.moments
-        curve = self.moments.diagonal(dim1=1, dim2=2).unsqueeze(1)
+        flip = torch.where(off > 0, -self.scale, self.scale)
+        own = self.scale.square() * self.moments.diagonal(dim1=1, dim2=2).unsqueeze(1)
+        flipped = (rounded + flip) / self.scale + self.zero_point
+        own = own.masked_fill((flipped < self.grid.low - 0.5) | (flipped > self.grid.high + 0.5), torch.inf)
         enough = -1e-6 * self.error(rounded).squeeze(2)
-        ends = [(end - self.zero_point) * self.scale for end in (self.grid.low, self.grid.high)]
-        slack = self.scale / 2
         for _ in range(2 * rounded.shape[2]):
-            flip = torch.where(off > 0, -self.scale, self.scale)
-            flipped = self.weight + off + flip
-            gain = flip * slope + flip.square() * curve
-            gain = torch.where((flipped > ends[0] - slack) & (flipped < ends[1] + slack), gain, torch.inf)
-            best, at = gain.min(2)
-            group, row = torch.nonzero(best < enough, as_tuple=True)
+            gain, column = torch.addcmul(own, flip, slope).min(2)
+            group, row = torch.nonzero(gain < enough, as_tuple=True)
             if not len(group):
                 break
-            column = at[group, row]
-            change = flip[group, row, column]
-            off[group, row, column] += change
-            slope[group, row] += 2 * change.unsqueeze(1) * self.moments[group, column]
-        return self.onto_grid(((self.weight + off) / self.scale).round())
+            at = group, row, column[group, row]
+            change = flip[at]
+            rounded[at] += change
+            flip[at] = -change
+            slope[group, row] += 2 * change.unsqueeze(1) * self.moments[group, at[2]]
+        return self.onto_grid((rounded / self.scale).round())
 
 
 def second_moments(inputs: Tensor, weight: Tensor, layer: LayerMap) -> Tensor:
