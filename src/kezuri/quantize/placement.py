@@ -192,8 +192,11 @@ class _Placing:
         if value in self.found.rounded:
             return
         source = value
-        while kind(source) in MOVES and source not in self.gate and is_float(source.all_input_nodes[0]):
-            source = source.all_input_nodes[0]
+        while kind(source) in MOVES and source not in self.gate:
+            before = source.all_input_nodes[0]
+            if not is_float(before) or before.op == "get_attr":
+                break
+            source = before
         self.found.rounded.setdefault(source, source)
         self.found.rounded[value] = self.found.rounded[source]
 
