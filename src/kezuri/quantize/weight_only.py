@@ -99,7 +99,8 @@ def to_four_bit(
             by row in blocks: faster still, and off by up to some percent of the largest answer.
         smallest: weights with fewer values stay float.
         model: what the file was exported from, so that layers go by its names: exporters rename weights.
-        rounded: weights to take instead of the nearest values (GPTQ's, say), by the result's names.
+        rounded: weights to take instead of the nearest values, by the result's names: from `gptq_blocks`, or
+            through `already_rounded` from anywhere.
 
     Raises:
         DataError: the file is no ONNX model of one file, or a weight is not finite.
