@@ -88,9 +88,9 @@ def store_half(source: Path, target: Path, *, format: HalfFormat = "float16", sm
 def to_half(source: Path, target: Path, *, keep: Collection[str] = ()) -> Half:
     """Turns a model into float16 arithmetic and weights; its inputs and outputs stay float32.
 
-    For devices that compute in float16, such as GPUs. On a CPU, ONNX Runtime computes in float32 all the same,
-    no faster, and only the file is smaller. Only constants are checked here: whether what a layer answers
-    stays below 65,504 shows when the file is run.
+    For devices that compute in float16, such as GPUs. On a CPU, ONNX Runtime computes in float32 all the
+    same, no faster, and only the file is smaller. Only constants are checked here: whether what a layer
+    answers stays below 65,504 shows when the file is run.
 
     Args:
         source: an ONNX file in float32, of standard operations.
