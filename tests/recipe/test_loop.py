@@ -229,7 +229,7 @@ def same(one, other):
 def test_a_cut_that_brings_nothing_is_refused_and_the_others_give_their_rate(
     work, lopsided, demanding, tmp_path
 ):
-    step = plan(scope=Local(count="units"), schedule=Iterative(rounds=1, rate=0.3), payoff=1.0)
+    step = plan(scope=Local(count="units"), schedule=Iterative(rounds=1, rate=0.3), payoff=3.0)
     state, _, hearing, manifest = work(step, model=lopsided)
     assert [m.out_features for m in state.model if isinstance(m, nn.Linear)] == [8, 560, 560, 3]
     rows = {row["layer"]: row for row in manifest["cuts"]}
@@ -245,7 +245,7 @@ def test_a_cut_that_brings_nothing_is_refused_and_the_others_give_their_rate(
 
 
 def test_a_decision_is_made_once(work, lopsided, demanding, tmp_path):
-    step = plan(scope=Local(count="units"), schedule=Iterative(rounds=1, rate=0.3), payoff=1.0)
+    step = plan(scope=Local(count="units"), schedule=Iterative(rounds=1, rate=0.3), payoff=3.0)
     with pytest.raises(KeyboardInterrupt):
         work(step, model=lopsided, killed="train")
     for name in ("same", "other"):
