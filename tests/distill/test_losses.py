@@ -121,16 +121,19 @@ def test_attention_is_nothing_where_maps_are_alike():
 
 def test_hint_measures_what_the_regressor_misses():
     student, teacher, targets = drawn(0, 4, 3), drawn(1, 4, 3), torch.tensor([0, 1, 2, 1])
-    ours, weight, bias = drawn(2, 4, 2, 6, 6), drawn(3, 5, 2), drawn(4, 5)
-    theirs = torch.einsum("oc,bchw->bohw", weight, ours) + bias[:, None, None]
-    assert torch.allclose(regressed(ours, weight, bias), theirs, atol=1e-5)
-    own = {"0.weight": weight, "0.bias": bias}
+    ours, weight, scale, shift = drawn(2, 4, 2, 6, 6), drawn(3, 5, 2), drawn(4, 5), drawn(5, 5)
+    plain = torch.einsum("oc,bchw->bohw", weight, ours)
+    mean, std = plain.mean((0, 2, 3)), plain.std((0, 2, 3), correction=0)
+    columns = (None, slice(None), None, None)
+    theirs = (plain - mean[columns]) / std[columns] * scale[columns] + shift[columns]
+    assert torch.allclose(regressed(ours, weight, scale, shift), theirs, atol=1e-4)
+    own = {"0.weight": weight, "0.scale": scale, "0.shift": shift}
     exact = Hint()(lesson(student, teacher, targets, features=((ours, theirs),), own=own))
-    assert torch.allclose(exact, F.cross_entropy(student, targets), atol=1e-5)
+    assert torch.allclose(exact, F.cross_entropy(student, targets), atol=1e-4)
     off = Hint(weight=2)(lesson(student, teacher, targets, features=((ours, theirs + 3),), own=own))
-    assert torch.allclose(off, F.cross_entropy(student, targets) + 2 * 9, atol=1e-4)
-    tokens = drawn(5, 4, 7, 2)
-    assert torch.allclose(regressed(tokens, weight, bias), tokens @ weight.T + bias, atol=1e-6)
+    assert torch.allclose(off, F.cross_entropy(student, targets) + 2 * 9, atol=1e-3)
+    tokens, as_tokens = (one.flatten(2).mT for one in (ours, theirs))
+    assert torch.allclose(regressed(tokens, weight, scale, shift), as_tokens, atol=1e-4)
 
 
 def test_hint_draws_its_regressors_by_a_seed_and_takes_the_middle_stage():
@@ -141,9 +144,11 @@ def test_hint_draws_its_regressors_by_a_seed_and_takes_the_middle_stage():
     one, same, other = (Hint().parameters(pairs, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert {name: tuple(value.shape) for name, value in one.items()} == {
         "0.weight": (8, 4),
-        "0.bias": (8,),
+        "0.scale": (8,),
+        "0.shift": (8,),
         "1.weight": (6, 6),
-        "1.bias": (6,),
+        "1.scale": (6,),
+        "1.shift": (6,),
     }
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["0.weight"], other["0.weight"])

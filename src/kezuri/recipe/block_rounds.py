@@ -1,7 +1,7 @@
 """The loop that drops blocks: a few a round, retrained, until the floor or the last round; it resumes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from kezuri.prune.masks import Masks
 from kezuri.recipe.prune_blocks import score_blocks
 from kezuri.recipe.rounds import check_trained
 from kezuri.recipe.step import ModelState, Resources
+from kezuri.recipe.teaching import objective_of
 from kezuri.train import evaluate, fit
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class BlockRounds:
             checkpoint=self.stages.checkpoint(name),
             progress=self.resources.listener,
             hooks=() if shorter.state.masks is None else (shorter.state.masks.hold(),),
+            objective=objective_of(self.plan.finetune.distill, self.resources),
         )
         accuracy, rows = self._described(shorter.state)
         self._pace = perf_counter() - begin
@@ -165,7 +167,8 @@ class BlockRounds:
         gone = done.structure.dropped
         if not gone:
             return None
-        shorter = ModelState(done.model, state.structure.then(done.structure), _left(state.masks, gone))
+        structure = state.structure.then(done.structure)
+        shorter = replace(state, model=done.model, structure=structure, masks=_left(state.masks, gone))
         found = evaluate(done.model, resources.data.validation, device=resources.device)
         rows = [
             Measurement("accuracy_after_cut", found.accuracy, "fraction", samples=len(found.labels)),
@@ -204,7 +207,7 @@ class BlockRounds:
         known = {entry["layer"]: entry for entry in self.stages.manifest.read().get("cuts", [])}
         now = dict(state.model.named_modules())
         rows = []
-        for name, module in self.resources.fresh().named_modules():
+        for name, module in self.resources.fresh(state.spec).named_modules():
             if isinstance(module, PRUNABLE):
                 before, left = _width(module), _width(now[name]) if name in now else 0
                 reason = known.get(name, {}).get("reason") if left else "its block was dropped"

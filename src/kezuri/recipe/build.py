@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -110,6 +110,8 @@ def _union(kinds: Sequence[Any], value: Any, document: Document, path: Path_) ->
         try:
             return _build(kind, value, document, path)
         except RecipeError as error:
+            if get_origin(kind) is tuple and isinstance(value, list | tuple):
+                raise  # says which item it is
             errors.append(error)
     if len(errors) == 1 or any(role_of(kind) or is_dataclass(kind) for kind in kinds):
         raise errors[0]
@@ -157,6 +159,10 @@ def _name(kind: Any) -> str:
 
 def _spell(kinds: Sequence[Any]) -> str:
     words = {float: "a number", int: "a whole number", str: "a word", bool: "true or false"}
-    return " or ".join(
-        "a list" if get_origin(kind) is tuple else words.get(kind, str(kind)) for kind in kinds
-    )
+    said: list[str] = []
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            said += map(repr, get_args(kind))
+        else:
+            said.append("a list" if get_origin(kind) is tuple else words.get(kind, str(kind)))
+    return " or ".join(said)

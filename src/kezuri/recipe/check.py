@@ -12,10 +12,9 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import ResourceError, UsageError
 from kezuri.measure.macs import count_macs, count_params
 from kezuri.model.modes import evaluating
-from kezuri.recipe.foresight import batch_size, check_ignored, foresee, warnings_of
+from kezuri.recipe.foresight import batch_size, check_ignored, foresee, rehearse, warnings_of
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
-from kezuri.recipe.step import ModelState
 
 _SECONDS_TO_FINISH = 30.0  # export, parity and latency of two models
 
@@ -59,11 +58,11 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
     if not _existing(runs).is_dir():
         raise UsageError(f"{runs} cannot hold runs: {_existing(runs)} is a file")
     resources = resources_of(prepared, RunFolder(runs / prepared.run_name))
-    check_ignored(prepared)
+    check_ignored(prepared, resources)
     if trace:
         foresee(prepared, resources)
-    state = ModelState(prepared.model)
-    seconds = sum(step.seconds(state, resources) for step in prepared.recipe.steps) + _SECONDS_TO_FINISH
+    scenes = rehearse(prepared, resources)
+    seconds = sum(scene.step.seconds(scene.before, scene.resources) for scene in scenes) + _SECONDS_TO_FINISH
     count = count_params(prepared.model)
     batch = min(max(map(batch_size, prepared.recipe.steps)), len(prepared.data.train))
     memory = 16.0 * count + _activations(prepared.model, prepared.data.image_shape) * batch

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from kezuri.core.errors import UsageError
 from kezuri.data.augment import Augment
+from kezuri.recipe.teaching import Teaching
 from kezuri.train import Training
 from kezuri.train.lr_schedules import Cosine, LrSchedule
 from kezuri.train.optimizers import SGD, Optimizer
@@ -18,6 +19,7 @@ class Finetune:
         lr: the learning rate the dense model was trained with.
         lr_ratio: fraction of `lr` to begin with, in (0, 1]; one number, or one a round (the last repeats).
         batch_size, optimizer, lr_schedule, label_smoothing, augment: as in training.
+        distill: has a teacher take part, by default the dense model that was cut.
     """
 
     epochs: float = 10.0
@@ -28,6 +30,7 @@ class Finetune:
     lr_schedule: LrSchedule = field(default_factory=Cosine)
     label_smoothing: float = 0.0
     augment: tuple[Augment, ...] = ()
+    distill: Teaching | None = None
 
     def __post_init__(self) -> None:
         ratios = self.lr_ratio if isinstance(self.lr_ratio, tuple) else (self.lr_ratio,)

@@ -1,20 +1,56 @@
 """What can be known to go wrong before any long work: steps the model does not allow, unwise settings."""
 
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import torch
 
 from kezuri.core.errors import ModelError
 from kezuri.model.coupling import couple, protected_parameters
 from kezuri.model.depth import find_blocks
 from kezuri.prune.depth import count_blocks
+from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import Prepared
-from kezuri.recipe.step import Resources, Step
+from kezuri.recipe.step import ModelState, Resources, Step
+from kezuri.recipe.steps.distill import Distill
 from kezuri.recipe.steps.pcas import PcasLoop
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.prune_blocks import PruneBlocks
+from kezuri.recipe.teaching import Teaching
 from kezuri.runtime.export import export_onnx
 
 SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A step with what it will find, as far as that is known before anything is trained or cut.
+
+    Attributes:
+        step: as the recipe has it.
+        before, after: the model, whole.
+        resources: with the dense model, if it is known by then.
+    """
+
+    step: Step
+    before: ModelState
+    after: ModelState
+    resources: Resources
+
+
+def rehearse(prepared: Prepared, resources: Resources) -> list[Scene]:
+    """Goes through the steps without doing them."""
+    state, scenes = ModelState(prepared.model), []
+    for step in prepared.recipe.steps:
+        if step.compresses and resources.dense is None:
+            resources = replace(resources, dense=state)
+        before = state
+        if isinstance(step, Distill) and step.student is not None:
+            state = step.student_of(state, resources)
+        scenes.append(Scene(step, before, state, resources))
+    return scenes
 
 
 def foresee(prepared: Prepared, resources: Resources) -> None:
@@ -23,38 +59,58 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
     Raises:
         ModelError: torch.export cannot follow the model (the line is named), nothing of it may be cut, or it
             has an operation that ONNX has not.
-        UsageError: a layer to leave alone is not there, or more blocks are to go than may.
+        UsageError: a layer to leave alone is not there, more blocks are to go than may, or a teacher is
+            missing or does not fit.
     """
-    for step in prepared.recipe.steps:
-        if isinstance(step, PruneBlocks):
-            count_blocks(find_blocks(prepared.model, resources.example, protect=step.ignore), step.drop)
-    for plan in _prunings(prepared):
-        if plan.cuts:
-            couplings = couple(prepared.model, resources.example, protect=plan.ignore)
-            if not plan.candidates(couplings):
-                rows = [f"{row.layer} ({row.reason})" for row in couplings.explain() if row.reason]
-                more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-                raise ModelError(
-                    f"no channel of {prepared.recipe.model.use} may be cut: "
-                    f"{', '.join(rows[:SHOWN]) or 'it has no layer whose channels are known'}{more}"
-                )
-    with TemporaryDirectory() as folder:
-        export_onnx(prepared.model, prepared.data.image_shape, Path(folder) / "model.onnx")
+    scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
+    for scene in scenes:
+        _check_cutting(scene, prepared)
+        _check_teachers(scene)
+    for model in {id(model): model for model in (scenes[0].before.model, scenes[-1].after.model)}.values():
+        with TemporaryDirectory() as folder:
+            export_onnx(model, prepared.data.image_shape, Path(folder) / "model.onnx")
 
 
-def check_ignored(prepared: Prepared) -> None:
+def _check_cutting(scene: Scene, prepared: Prepared) -> None:
+    step, model, example = scene.step, scene.before.model, scene.resources.example
+    if isinstance(step, PruneBlocks):
+        count_blocks(find_blocks(model, example, protect=step.ignore), step.drop)
+    plan = _pruning(step)
+    if plan is not None and plan.cuts:
+        couplings = couple(model, example, protect=plan.ignore)
+        if not plan.candidates(couplings):
+            rows = [f"{row.layer} ({row.reason})" for row in couplings.explain() if row.reason]
+            more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+            raise ModelError(
+                f"no channel of {(scene.before.spec or prepared.recipe.model.spec).ref} may be cut: "
+                f"{', '.join(rows[:SHOWN]) or 'it has no layer whose channels are known'}{more}"
+            )
+
+
+def _check_teachers(scene: Scene) -> None:
+    step, resources = scene.step, scene.resources
+    if isinstance(step, Distill):
+        step.check(scene.before, resources)
+    for teaching in parts_in(_pruning(step) or step, Teaching):
+        student = copy.deepcopy(scene.before.model)  # apart from the dense model, which may be the same
+        teaching.objective(resources).pairs(student, resources.example)
+
+
+def check_ignored(prepared: Prepared, resources: Resources) -> None:
     """Looks for the layers to leave alone.
 
     Raises:
         UsageError: one is not there; near names are listed.
     """
-    for plan in _prunings(prepared):
-        protected_parameters(prepared.model, plan.ignore)
+    for scene in rehearse(prepared, resources):
+        plan = _pruning(scene.step)
+        if plan is not None:
+            protected_parameters(scene.before.model, plan.ignore)
 
 
-def _prunings(prepared: Prepared) -> list[Prune]:
-    plans = [step.as_prune() if isinstance(step, PcasLoop) else step for step in prepared.recipe.steps]
-    return [plan for plan in plans if isinstance(plan, Prune)]
+def _pruning(step: Step) -> Prune | None:
+    plan = step.as_prune() if isinstance(step, PcasLoop) else step
+    return plan if isinstance(plan, Prune) else None
 
 
 def warnings_of(prepared: Prepared) -> list[str]:
@@ -68,5 +124,5 @@ def warnings_of(prepared: Prepared) -> list[str]:
 
 def batch_size(step: Step) -> int:
     """Images a training step of this step takes."""
-    plan = step.as_prune() if isinstance(step, PcasLoop) else step
-    return int(plan.finetune.batch_size if isinstance(plan, Prune) else getattr(plan, "batch_size", 1))
+    plan = _pruning(step)
+    return int(getattr(step, "batch_size", 1) if plan is None else plan.finetune.batch_size)

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from kezuri.artifact.atomic import sha256_of
-from kezuri.core.errors import DataError, ModelError
+from kezuri.core.errors import CorruptArtifact, DataError, ModelError
 from kezuri.data import Data, load_data
 from kezuri.model.load import ModelSpec, check_fits, load_model
+from kezuri.recipe.model_choice import ModelChoice
+from kezuri.recipe.parts import parts_in
 from kezuri.recipe.recipe import Recipe
 from kezuri.train import choose_device
 
@@ -57,6 +59,42 @@ class Prepared:
         """The folder's name."""
         return f"{self.recipe.name}-{self.fingerprint}"
 
+    def known(self, spec: ModelSpec | None) -> ModelSpec | None:
+        """The model that a saved one was cut from, as the recipe names it; None for the recipe's own.
+
+        Raises:
+            CorruptArtifact: the recipe names no such model.
+        """
+        own = self.spec, *(choice.spec for choice in parts_in(self.recipe.steps, ModelChoice))
+        for number, one in enumerate(own):
+            if _as_json(one) == _as_json(spec):
+                return one if number else None
+        name = "the model" if spec is None else spec.ref
+        raise CorruptArtifact(
+            f"{name} was saved with other options than the recipe names it with, or not at all"
+        )
+
+    def structure(self, spec: ModelSpec | None) -> nn.Module:
+        """The structure of the recipe's model (None), or of another that it names."""
+        return self.fresh() if spec is None else self._load(spec, None)
+
+    def build(self, choice: ModelChoice) -> nn.Module:
+        """A model the recipe names, with its weights, on the CPU.
+
+        Raises:
+            DataError: its weights are missing or damaged.
+            ModelError: it cannot be built, or does not fit the data.
+        """
+        near = self.places.get("near")
+        weights = choice.weights and find_weights(choice.weights, None if near is None else Path(near))
+        model = self._load(choice.spec, weights or None)
+        check_fits(model, self.data.image_shape, len(self.data.classes))
+        return model
+
+    def _load(self, spec: ModelSpec, weights: Path | None) -> nn.Module:
+        classes, shape = len(self.data.classes), self.data.image_shape
+        return load_model(spec, classes=classes, image_shape=shape, weights=weights, seed=self.recipe.seed)
+
 
 def prepare(
     recipe: Recipe,
@@ -86,12 +124,15 @@ def prepare(
     inputs = {"data": loaded.fingerprint}
     given = {"data_root": data_root, "near": near}
     places = {name: str(folder) for name, folder in given.items() if folder is not None}
+    inputs |= _named_inputs(recipe, near)
     if model is not None:
         kept = copy.deepcopy(model).cpu()
         inputs["model"] = _state_hash(kept)
         check_fits(kept, loaded.image_shape, len(loaded.classes))
-        return Prepared(
-            recipe, loaded, copy.deepcopy(kept), lambda: copy.deepcopy(kept), None, where, inputs, places
+        return _checked(
+            Prepared(
+                recipe, loaded, copy.deepcopy(kept), lambda: copy.deepcopy(kept), None, where, inputs, places
+            )
         )
     if recipe.model.use == IN_MEMORY:
         raise ModelError(
@@ -109,10 +150,38 @@ def prepare(
     check_fits(built, shape, classes)
     if weights is not None:
         inputs["weights"] = sha256_of(weights)
-    code = Path(recipe.model.use.rpartition(":")[0])
-    if code.suffix == ".py" and code.exists():
+    if code := _code(recipe.model.use):
         inputs["code"] = sha256_of(code)
-    return Prepared(recipe, loaded, built, fresh, spec, where, inputs, places)
+    return _checked(Prepared(recipe, loaded, built, fresh, spec, where, inputs, places))
+
+
+def _checked(prepared: Prepared) -> Prepared:
+    """With the models that steps name built once, so that a mistake shows now."""
+    for choice in parts_in(prepared.recipe.steps, ModelChoice):
+        prepared.build(choice)
+    return prepared
+
+
+def _named_inputs(recipe: Recipe, near: Path | None) -> dict[str, str]:
+    """Hashes of weights and code of the models that steps name."""
+    inputs = {}
+    for choice in parts_in(recipe.steps, ModelChoice):
+        if choice.weights:
+            inputs[f"weights {choice.weights}"] = sha256_of(find_weights(choice.weights, near))
+        if code := _code(choice.use):
+            inputs[f"code {code}"] = sha256_of(code)
+    return inputs
+
+
+def _as_json(spec: ModelSpec | None) -> str:
+    """The same for a spec that was saved and read back."""
+    return json.dumps(None if spec is None else [spec.ref, dict(spec.options)], sort_keys=True)
+
+
+def _code(ref: str) -> Path | None:
+    """The user's own file that a reference names."""
+    code = Path(ref.rpartition(":")[0])
+    return code if code.suffix == ".py" and code.exists() else None
 
 
 def find_weights(name: str, near: Path | None) -> Path:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,23 +12,8 @@ from kezuri.core.errors import RecipeError, UsageError
 from kezuri.core.goal import Goal
 from kezuri.recipe.build import build, plain
 from kezuri.recipe.document import Document, Path_, parse, read_document, spell
+from kezuri.recipe.model_choice import ModelChoice as ModelChoice
 from kezuri.recipe.step import Step
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which model: a zoo name, `file.py:function`, `package.module:function`, `timm:…` or `torchvision:…`.
-
-    Attributes:
-        use: the reference.
-        options: arguments for the function that builds it.
-        weights: a safetensors file or a PyTorch state dict, looked for beside the recipe, then in the
-            folder the command runs in, then in the folder `KEZURI_MODELS` names.
-    """
-
-    use: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | None = None
 
 
 @dataclass(frozen=True)

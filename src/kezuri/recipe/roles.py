@@ -10,6 +10,7 @@ from kezuri.core.registry import Registry
 @cache
 def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.data.augment import Augment, augmentations
+    from kezuri.distill.loss import Loss, losses
     from kezuri.prune.allocation import Allocation, allocations
     from kezuri.prune.criterion import Criterion, criteria
     from kezuri.prune.depth import BlockCriterion, block_criteria
@@ -21,13 +22,15 @@ def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.train.lr_schedules import LrSchedule, lr_schedules
     from kezuri.train.optimizers import Optimizer, optimizers
 
-    import_module("kezuri.recipe.steps")  # its members register themselves
+    import_module("kezuri.distill")
+    import_module("kezuri.recipe.steps")  # their members register themselves
     return {
         Allocation: allocations,
         Augment: augmentations,
         BlockCriterion: block_criteria,
         Criterion: criteria,
         Granularity: granularities,
+        Loss: losses,
         LrSchedule: lr_schedules,
         Optimizer: optimizers,
         Regularizer: regularizers,

@@ -1,7 +1,6 @@
 """One round of pruning: gather evidence, choose, cut with proof or mask, retrain, measure."""
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +23,11 @@ from kezuri.model.proof import Proof, cut
 from kezuri.prune.evidence import Evidence
 from kezuri.prune.gather import gather
 from kezuri.prune.masks import Masks
+from kezuri.recipe.chance import chance_accuracy
 from kezuri.recipe.choosing import Chosen
 from kezuri.recipe.proposing import blocked
 from kezuri.recipe.step import ModelState, Resources
+from kezuri.recipe.teaching import objective_of
 from kezuri.runtime.export import export_onnx
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 from kezuri.train import evaluate, fit
@@ -101,7 +102,7 @@ def baseline(
     return (
         accuracy,
         size,
-        measurements + _widths(_layers(plan, coupled(plan, state, resources), {}, resources)),
+        measurements + _widths(_layers(plan, state, coupled(plan, state, resources), {}, resources)),
     )
 
 
@@ -128,9 +129,8 @@ def check_trained(accuracy: float, labels: Tensor) -> None:
     Raises:
         UsageError: the accuracy is within three standard deviations of always answering the same class.
     """
-    chance = float(labels.bincount().max()) / len(labels)
-    least = chance + 3 * math.sqrt(chance * (1 - chance) / len(labels))
-    if accuracy <= min(least, 1 - 1 / len(labels)):
+    chance, least = chance_accuracy(labels)
+    if accuracy <= least:
         raise UsageError(
             f"the model is right on {accuracy:.2%} of {len(labels)} validation images, and one that always "
             f"answers the same class on {chance:.2%} (above {least:.2%} it is no chance): it is not trained, "
@@ -164,10 +164,11 @@ def attempt(
         checkpoint=resources.stages.checkpoint(stage),
         progress=resources.listener,
         hooks=() if smaller.masks is None else (smaller.masks.hold(),),
+        objective=objective_of(plan.finetune.distill, resources),
     )
     accuracy, size, measurements = _describe(smaller, resources)
     couplings = None if prospect.couplings is None else blocked(prospect.couplings, chosen.reasons)
-    layers = _layers(plan, couplings, chosen.kept or {}, resources)
+    layers = _layers(plan, state, couplings, chosen.kept or {}, resources)
     before = _accuracy(after_cut, "validation").under(moment="after the cut, before retraining")
     measurements += [
         *_widths(layers),
@@ -198,13 +199,13 @@ def _remove(
         model = copy.deepcopy(state.model)
         masks = _both(state.masks, chosen.masks)
         masks.apply_(model)
-        return ModelState(model, state.structure, masks), None, chosen
+        return replace(state, model=model, masks=masks), None, chosen
     done = cut(state.model, couplings, chosen.kept, resources.example)
     for name, why in done.rejected.items():
         resources.listener.warn(f"{name} was left whole, the proof failed with it: {why}")
     kept = {name: mask for name, mask in chosen.kept.items() if name not in done.rejected}
     reasons = {**chosen.reasons, **{name: f"rejected: {why}" for name, why in done.rejected.items()}}
-    smaller = ModelState(done.model, state.structure.then(done.structure))
+    smaller = replace(state, model=done.model, structure=state.structure.then(done.structure))
     return smaller, done.proof, replace(chosen, kept=kept, reasons=reasons)
 
 
@@ -242,12 +243,16 @@ def _latency(model: nn.Module, resources: Resources) -> Measurement:
 
 
 def _layers(
-    plan: "Prune", couplings: Couplings | None, kept: Mapping[str, Any], resources: Resources
+    plan: "Prune",
+    state: ModelState,
+    couplings: Couplings | None,
+    kept: Mapping[str, Any],
+    resources: Resources,
 ) -> list[dict[str, Any]]:
     """Each layer's channels before the recipe began and now, and what became of them."""
     if couplings is None:
         return []
-    dense = dict(resources.fresh().named_modules())
+    dense = dict(resources.fresh(state.spec).named_modules())
     spared = {c.name: c for c in couplings.free if c not in plan.candidates(couplings)}
     whole = {producer for coupling in spared.values() for producer in coupling.producers}
     rows = []

@@ -5,6 +5,7 @@ import fcntl
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +15,9 @@ from kezuri.artifact.atomic import explain, read_json, write_bytes, write_json
 from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.manifest import Manifest, environment, now
 from kezuri.core.errors import CorruptArtifact, Interrupted, KezuriError, ResourceError, UsageError
+from kezuri.model.load import ModelSpec
 from kezuri.model.portable import read_model, save_model
+from kezuri.model.structure_file import STRUCTURE, read_document
 from kezuri.prune.masks import Masks
 from kezuri.recipe.finish import STAGE, finish
 from kezuri.recipe.foresight import foresee, warnings_of
@@ -124,17 +127,16 @@ def resume(
 
 def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     resources = resources_of(prepared, folder, listener)
-    state = dense = ModelState(copy.deepcopy(prepared.model).to(prepared.device))
-    dense_is_known = False
+    state = ModelState(copy.deepcopy(prepared.model).to(prepared.device))
     if not folder.stages.exists():
         foresee(prepared, resources)
     for warning in warnings_of(prepared):
         listener.warn(warning)
     for number, step in enumerate(prepared.recipe.steps, start=1):
-        if step.compresses and not dense_is_known:
-            dense, dense_is_known = state, True
+        if step.compresses and resources.dense is None:
+            resources = replace(resources, dense=state)
         state = step.apply(state, resources, stage=f"{number}-{stage_name(prepared.recipe, number)}")
-    finish(dense if dense_is_known else state, state, resources, folder)
+    finish(resources.dense or state, state, resources, folder)
 
 
 def resources_of(prepared: Prepared, folder: RunFolder, listener: Listener | None = None) -> Resources:
@@ -145,7 +147,9 @@ def resources_of(prepared: Prepared, folder: RunFolder, listener: Listener | Non
         seed=prepared.recipe.seed,
         goal=prepared.recipe.goal,
         stages=stages_of(prepared, folder),
-        fresh=prepared.fresh,
+        model=prepared.recipe.model,
+        fresh=prepared.structure,
+        build=prepared.build,
         listener=listener or SilentListener(),
     )
 
@@ -164,9 +168,11 @@ def stages_of(prepared: Prepared, folder: RunFolder) -> Stages:
         save_state(path, state, prepared)
 
     def load(path: Path) -> ModelState:
-        saved = read_model(path, build=prepared.fresh)
+        named = read_document(path / STRUCTURE).model
+        spec = prepared.known(None if named is None else ModelSpec(named.use, named.options))
+        saved = read_model(path, build=lambda: prepared.structure(spec))
         masks = Masks(saved.masks) if saved.masks else None
-        return ModelState(saved.model.to(prepared.device), saved.structure, masks)
+        return ModelState(saved.model.to(prepared.device), saved.structure, masks, spec)
 
     return Stages(folder, save=save, load=load)
 
@@ -176,7 +182,7 @@ def save_state(path: Path, state: ModelState, prepared: Prepared) -> None:
     save_model(
         path,
         state.model,
-        spec=prepared.spec,
+        spec=state.spec or prepared.spec,
         classes=len(prepared.data.classes),
         image_shape=prepared.data.image_shape,
         structure=state.structure,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from kezuri.core.goal import Goal
 from kezuri.core.registry import Registry
 from kezuri.data import Data
+from kezuri.model.load import ModelSpec
 from kezuri.model.shrink import Structure
 from kezuri.prune.masks import Masks
 from kezuri.recipe.listener import Listener, SilentListener
+from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.stages import Stages
 
 
@@ -22,13 +24,15 @@ class ModelState:
 
     Attributes:
         model: the model as it is now.
-        structure: what stayed of each tensor, in positions of the model the recipe began with.
+        structure: what stayed of each tensor, in positions of the model it was cut from.
         masks: weights that are held at zero, by parameter name; None when there are none.
+        spec: how the model it was cut from is built, when that is another than the recipe's.
     """
 
     model: nn.Module
     structure: Structure = field(default_factory=Structure)
     masks: Masks | None = None
+    spec: ModelSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class Resources:
         goal: the run's goal, for steps that keep none of their own.
         stages: finished work, so that a killed run resumes.
         listener: hears what happens.
-        fresh: builds the model the recipe began with, structure only.
+        model: the model the recipe begins with, as it names it.
+        fresh: builds that model's structure, or that of another the recipe names (`ModelState.spec`).
+        build: builds a model the recipe names, with its weights, on the CPU.
+        dense: the model that results are compared with, once it is known; the teacher where none is named.
     """
 
     data: Data
@@ -50,7 +57,10 @@ class Resources:
     seed: int
     goal: Goal
     stages: Stages
-    fresh: Callable[[], nn.Module]
+    model: ModelChoice
+    fresh: Callable[[ModelSpec | None], nn.Module]
+    build: Callable[[ModelChoice], nn.Module]
+    dense: ModelState | None = None
     listener: Listener = field(default_factory=SilentListener)
 
     @property
@@ -62,8 +72,10 @@ class Resources:
 class Step(Protocol):
     """One action of a recipe; wires methods to a model."""
 
-    compresses: ClassVar[bool]
-    """Whether the model before this step is the dense one that results are compared with."""
+    @property
+    def compresses(self) -> bool:
+        """Whether the model before this step is the dense one that results are compared with."""
+        ...
 
     def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:
         """Does it. `stage` is this step's name among the run's finished work."""

@@ -19,7 +19,8 @@ class Hint(Loss):
     """Has the student's features predict the teacher's, by a 1x1 convolution (FitNets, Romero et al., 2015).
 
     cross-entropy + weight · mean squared error, in one training and not in two stages. The larger of two maps
-    is averaged to the size of the smaller. The convolution is trained along and thrown away.
+    is averaged to the size of the smaller. The convolution is trained along and thrown away; it is normalised
+    by the batch, without which its weights diverge at the learning rates of the student.
 
     Attributes:
         weight: of the error; 100 is usual.
@@ -44,33 +45,35 @@ class Hint(Loss):
         return found if self.taps is not None else (found[len(found) // 2],)
 
     def parameters(self, pairs: Sequence[Pair], generator: torch.Generator) -> dict[str, Parameter]:
-        """Weight and bias of each regressor, drawn as torch draws those of a convolution."""
+        """Of each regressor the convolution, drawn as torch draws one, and what it is scaled by."""
         drawn = {}
         for number, pair in enumerate(pairs):
             inputs, outputs = channels(pair.student_size), channels(pair.teacher_size)
             bound = inputs**-0.5
-            for name, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
-                values = torch.empty(shape).uniform_(-bound, bound, generator=generator)
-                drawn[f"{number}.{name}"] = Parameter(values)
+            weight = torch.empty(outputs, inputs).uniform_(-bound, bound, generator=generator)
+            drawn[f"{number}.weight"] = Parameter(weight)
+            drawn[f"{number}.scale"] = Parameter(torch.ones(outputs))
+            drawn[f"{number}.shift"] = Parameter(torch.zeros(outputs))
         return drawn
 
     def __call__(self, lesson: Lesson) -> Tensor:
         total = lesson.labelled if self.beside is None else self.beside(lesson)
         for number, (ours, theirs) in enumerate(lesson.features):
             ours, theirs = same_positions(ours, theirs)
-            guess = regressed(ours, lesson.own[f"{number}.weight"], lesson.own[f"{number}.bias"])
-            total = total + self.weight * F.mse_loss(guess, theirs)
+            own = (lesson.own[f"{number}.{name}"] for name in ("weight", "scale", "shift"))
+            total = total + self.weight * F.mse_loss(regressed(ours, *own), theirs)
         return total
 
 
-def regressed(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear map of the channels at each position.
+def regressed(features: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """A linear map of the channels at each position, normalised over the batch and its positions.
 
     Args:
         features: (B, C, H, W) or (B, tokens, C).
         weight: (outputs, C).
-        bias: (outputs,).
+        scale, shift: (outputs,), standard deviation and mean of what comes out.
     """
-    if features.dim() == 4:
-        return F.conv2d(features, weight[:, :, None, None], bias)
-    return F.linear(features, weight, bias)
+    if features.dim() == 3:
+        return regressed(features.mT[:, :, None], weight, scale, shift)[:, :, 0].mT
+    guess = F.conv2d(features, weight[:, :, None, None])
+    return F.batch_norm(guess, None, None, scale, shift, training=True)

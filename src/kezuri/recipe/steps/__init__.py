@@ -1,5 +1,7 @@
 """One file a step. A new one is a file here and its line below."""
 
+from kezuri.recipe.steps import distill as distill
+from kezuri.recipe.steps import fixmatch as fixmatch
 from kezuri.recipe.steps import pcas as pcas
 from kezuri.recipe.steps import prune as prune
 from kezuri.recipe.steps import prune_blocks as prune_blocks

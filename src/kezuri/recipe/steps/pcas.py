@@ -15,6 +15,7 @@ from kezuri.prune.scope import Global
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.steps.prune import Prune
+from kezuri.recipe.teaching import Teaching
 
 
 @steps.register("pcas")
@@ -34,7 +35,8 @@ class PcasLoop:
         attention_epochs: epochs the attention gates are trained in each round, with the model frozen.
         criterion: which statistic of the gates; any other criterion may stand here for comparison.
         keep: the accuracy to keep, when it is not the recipe's goal.
-        augment: what is done to training images.
+        label_smoothing, augment: of the retraining, as in training.
+        distill: has a teacher take part in the retraining, by default the dense model.
         residual: whether channels that several layers add into may go as well; the paper leaves them whole.
         floor: channels every layer keeps at least.
         round_to: the number of channels kept is a multiple of this, except where nothing is removed; 8 suits
@@ -60,7 +62,9 @@ class PcasLoop:
     attention_epochs: float = 1.0
     criterion: Criterion = field(default_factory=PcasCriterion)
     keep: Goal | None = None
+    label_smoothing: float = 0.0
     augment: tuple[Augment, ...] = ()
+    distill: Teaching | None = None
     residual: bool = False
     floor: int = 2
     round_to: int = 1
@@ -96,7 +100,9 @@ class PcasLoop:
                 lr=self.lr,
                 lr_ratio=self.lr_ratio,
                 batch_size=self.batch_size,
+                label_smoothing=self.label_smoothing,
                 augment=self.augment,
+                distill=self.distill,
             ),
             keep=self.keep,
             saturation=self.saturation,

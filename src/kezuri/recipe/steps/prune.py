@@ -17,6 +17,7 @@ from kezuri.recipe.budget import check_budget
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.loop import Loop
 from kezuri.recipe.step import ModelState, Resources, steps
+from kezuri.recipe.teaching import objective_of
 from kezuri.train import estimate_step_seconds
 
 
@@ -101,7 +102,13 @@ class Prune:
         """
         training = self.finetune.training(1)
         batches = -(-len(resources.data.train) // self.finetune.batch_size)
-        step = estimate_step_seconds(state.model, resources.data, training, device=resources.device)
+        step = estimate_step_seconds(
+            state.model,
+            resources.data,
+            training,
+            device=resources.device,
+            objective=objective_of(self.finetune.distill, resources),
+        )
         epochs = self.finetune.epochs + self.criterion_epochs()
         return self.schedule.rounds * (epochs * batches * step + self.payoff)
 

@@ -10,6 +10,7 @@ from kezuri.prune.depth import BlockCriterion, Similarity
 from kezuri.recipe.block_rounds import BlockRounds
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.step import ModelState, Resources, steps
+from kezuri.recipe.teaching import objective_of
 from kezuri.train import estimate_step_seconds
 
 
@@ -66,7 +67,13 @@ class PruneBlocks:
         """Rounds times epochs times a timed batch of the model as it is: an upper bound, since it shrinks."""
         batches = -(-len(resources.data.train) // self.finetune.batch_size)
         training = self.finetune.training(1)
-        step = estimate_step_seconds(state.model, resources.data, training, device=resources.device)
+        step = estimate_step_seconds(
+            state.model,
+            resources.data,
+            training,
+            device=resources.device,
+            objective=objective_of(self.finetune.distill, resources),
+        )
         return self.rounds * self.finetune.epochs * batches * step
 
     def warnings(self) -> list[str]:

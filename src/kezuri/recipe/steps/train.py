@@ -12,6 +12,7 @@ from kezuri.model.coupling import couple
 from kezuri.prune.masks import Masks
 from kezuri.prune.regularizer import Regularizer
 from kezuri.recipe.step import ModelState, Resources, steps
+from kezuri.recipe.teaching import Teaching, objective_of
 from kezuri.train import Hook, Training, estimate_step_seconds, evaluate, fit
 
 
@@ -23,10 +24,12 @@ class Train(Training):
     Attributes:
         unless_accuracy: skip the training when the model already has this validation accuracy.
         regularizer: makes channels fade meanwhile, for a later step that cuts them.
+        distill: has a teacher take part; one must be named where nothing was compressed before.
     """
 
     unless_accuracy: float | None = None
     regularizer: Regularizer | None = None
+    distill: Teaching | None = None
     compresses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -56,6 +59,7 @@ class Train(Training):
             checkpoint=stages.checkpoint(stage),
             progress=listener,
             hooks=self._hooks(model, state.masks, resources),
+            objective=objective_of(self.distill, resources),
         )
         listener.say(
             f"trained {self.epochs:g} epochs in {fitted.seconds:.0f} s: "
@@ -78,7 +82,10 @@ class Train(Training):
     def seconds(self, state: ModelState, resources: Resources) -> float:
         """Steps times a timed step."""
         batches = -(-len(resources.data.train) // self.batch_size)
-        step = estimate_step_seconds(state.model, resources.data, self, device=resources.device)
+        objective = objective_of(self.distill, resources)
+        step = estimate_step_seconds(
+            state.model, resources.data, self, device=resources.device, objective=objective
+        )
         return self.epochs * batches * step
 
     def warnings(self) -> list[str]:
