@@ -93,18 +93,33 @@ def test_adaround_only_goes_to_a_neighbour():
     assert ((rounded - weight).abs() < scale.view(-1, 1)).all()
 
 
-def test_greedy_ends_where_no_single_flip_helps():
-    weight, x = correlated(0, outputs=5)
-    scale, zero_point = steps(weight)
-    rows = Rows.of(weight, scale, zero_point, FOUR, 0, x, None)
-    found = Greedy()(weight, scale, zero_point, FOUR, 0, x).unsqueeze(0)
-    error = rows.error(found)
-    for column in range(weight.shape[1]):
-        other = found.clone()
-        above = found[:, :, column] > rows.weight[:, :, column]
-        other[:, :, column] += torch.where(above, -rows.scale[:, :, 0], rows.scale[:, :, 0])
-        outside = (other.abs() > 7.5 * rows.scale).any(2, keepdim=True)
-        assert (outside | (rows.error(other) > error * (1 - 1e-5))).all()
+def one_flip_after_the_other(row, x, scale, grid):
+    """The best flip of a weight to the other side of its value, tried one by one on the outputs."""
+    below = (row / scale).floor()
+    up = (row / scale - below > 0.5).double()
+
+    def error(up):
+        return float((x @ ((below + up).clamp(grid.low, grid.high) * scale - row)).square().mean())
+
+    free = [k for k in range(len(row)) if grid.low <= below[k] and below[k] + 1 <= grid.high]
+    while True:
+        tried = {k: error(torch.where(torch.arange(len(row)) == k, 1 - up, up)) for k in free}
+        best = min(tried, key=tried.get, default=None)
+        if best is None or tried[best] > error(up) * (1 - 1e-4):
+            return (below + up).clamp(grid.low, grid.high) * scale
+        up[best] = 1 - up[best]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("range_", [1.0, 0.5], ids=["whole", "clipped"])
+def test_greedy_flips_what_helps_most_until_nothing_does(seed, range_):
+    grid = Grid(2 + seed % 2, symmetric=True)
+    weight, x = correlated(seed, outputs=6, inputs=24, samples=100)
+    scale, zero_point = grid.fit(weight.amin(1) * range_, weight.amax(1) * range_)
+    ours = Greedy()(weight, scale, zero_point, grid, 0, x)
+    for row, step, found in zip(weight.double(), scale.double(), ours, strict=True):
+        expected = one_flip_after_the_other(row, x.double(), step, grid)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(2))
