@@ -174,6 +174,20 @@ def test_graphs_inside_operations_read_float32(tmp_path: Path) -> None:
         assert np.array_equal(answer(found.path, x), answer(source, x))
 
 
+def test_sequences_of_tensors_stay_float32(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Neg", ["x"], ["minus"]),
+        helper.make_node("SequenceConstruct", ["x", "minus"], ["both"]),
+        helper.make_node("SequenceAt", ["both", "place"], ["picked"]),
+        helper.make_node("Add", ["picked", "minus"], ["y"]),
+    ]
+    source = save(tmp_path / "m.onnx", nodes, {"place": np.int64(1)}, width=3)
+    found = to_half(source, tmp_path / "half.onnx")
+    assert [kept.reason for kept in found.kept] == ["SequenceConstruct has no float16 form (T)"]
+    x = np.float32([[1, 2, -3]])
+    assert np.array_equal(answer(found.path, x), -2 * x)
+
+
 def test_operations_that_were_asked_for_stay(network: Path, tmp_path: Path) -> None:
     found = to_half(network, tmp_path / "half.onnx", keep=["Gemm"])
     assert [kept.reason for kept in found.kept] == ["it was asked for"]
