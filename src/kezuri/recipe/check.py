@@ -12,7 +12,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import ResourceError, UsageError
 from kezuri.measure.macs import count_macs, count_params
 from kezuri.model.modes import evaluating
-from kezuri.recipe.foresight import batch_size, check_ignored, foresee, rehearse, warnings_of
+from kezuri.recipe.foresight import check_ignored, foresee, images_at_once, rehearse, warnings_of
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
 
@@ -64,7 +64,8 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
     scenes = rehearse(prepared, resources)
     seconds = sum(scene.step.seconds(scene.before, scene.resources) for scene in scenes) + _SECONDS_TO_FINISH
     count = count_params(prepared.model)
-    batch = min(max(map(batch_size, prepared.recipe.steps)), len(prepared.data.train))
+    have = len(prepared.data.train)
+    batch = max(images_at_once(step, have) for step in prepared.recipe.steps)
     memory = 16.0 * count + _activations(prepared.model, prepared.data.image_shape) * batch
     rounds = max(getattr(step, "rounds", 1) for step in prepared.recipe.steps)
     disk = 4.0 * count * (8 + min(rounds, 3)) + 5e6

@@ -15,6 +15,7 @@ from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.step import ModelState, Resources, Step
 from kezuri.recipe.steps.distill import Distill
+from kezuri.recipe.steps.fixmatch import FixMatchTraining
 from kezuri.recipe.steps.pcas import PcasLoop
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.prune_blocks import PruneBlocks
@@ -61,11 +62,14 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
             has an operation that ONNX has not.
         UsageError: a layer to leave alone is not there, more blocks are to go than may, or a teacher is
             missing or does not fit.
+        DataError: a class has fewer images than are to keep their label.
     """
     scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
     for scene in scenes:
         _check_cutting(scene, prepared)
         _check_teachers(scene)
+        if isinstance(scene.step, FixMatchTraining):
+            scene.step.data(scene.resources)
     for model in {id(model): model for model in (scenes[0].before.model, scenes[-1].after.model)}.values():
         with TemporaryDirectory() as folder:
             export_onnx(model, prepared.data.image_shape, Path(folder) / "model.onnx")
@@ -126,3 +130,15 @@ def batch_size(step: Step) -> int:
     """Images a training step of this step takes."""
     plan = _pruning(step)
     return int(getattr(step, "batch_size", 1) if plan is None else plan.finetune.batch_size)
+
+
+def images_at_once(step: Step, have: int) -> int:
+    """Images that a training step of this step passes through the model before it learns from them.
+
+    Args:
+        step: of the recipe.
+        have: how many training images there are.
+    """
+    if isinstance(step, FixMatchTraining):
+        return step.batch_size + 2 * min(step.mu * step.batch_size, have)
+    return min(batch_size(step), have)
