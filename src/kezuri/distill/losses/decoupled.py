@@ -45,7 +45,7 @@ def _split(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 @losses.register("decoupled")
 @dataclass(frozen=True)
 class Decoupled(Loss):
-    """How sure the teacher is and what it thinks of the other classes, weighed apart (Zhao et al., 2022).
+    """How sure the teacher is, and its view of the other classes, weighed apart (Zhao et al., 2022).
 
     cross-entropy + T² (alpha KL(target, rest) + beta KL(among the rest)), the second growing from 0 to its
     full weight during the warm-up. Of mixed targets, each class counts as the target with its share.

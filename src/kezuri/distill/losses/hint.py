@@ -16,11 +16,11 @@ from kezuri.distill.tap import Pair, Sizes, channels, matched, same_positions
 @losses.register("hint")
 @dataclass(frozen=True)
 class Hint(Loss):
-    """Has the student's features predict the teacher's, by a 1x1 convolution (FitNets, Romero et al., 2015).
+    """Has the student's features predict the teacher's (FitNets, Romero et al., 2015).
 
-    cross-entropy + weight · mean squared error, in one training and not in two stages. The larger of two maps
-    is averaged to the size of the smaller. The convolution is trained along and thrown away; it is normalised
-    by the batch, without which its weights diverge at the learning rates of the student.
+    cross-entropy + weight · the mean squared error of a 1x1 convolution's guess, in one training and not in
+    two stages. The larger of two maps is averaged to the size of the smaller. The convolution is trained
+    along and thrown away; it is normalised by the batch, or it would diverge at usual learning rates.
 
     Attributes:
         weight: of the error; 100 is usual.

@@ -33,7 +33,7 @@ class Assistant(ModelChoice):
 @steps.register("distill")
 @dataclass(frozen=True)
 class Distill(Training):
-    """Has the model, or a smaller one that takes its place, learn from a teacher (Hinton et al., 2015).
+    """Has the model, or a smaller one in its place, learn from a teacher (Hinton et al., 2015).
 
     Attributes:
         student: a model to build and go on with; its teacher is by default the model before this step. By
