@@ -81,31 +81,66 @@ def fake_quant(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, axis: i
     Outside it they are zero (Jacob et al., 2018). Arguments as in `quantize`; scales learn nothing here. In
     `x`'s number format.
     """
-    scale, zero_point = along(scale, axis, x), along(zero_point, axis, x)
-    if torch.is_grad_enabled() and x.requires_grad:
-        rounded: Tensor = _StraightThrough.apply(x, scale, zero_point, grid)  # type: ignore[no-untyped-call]
+    learns = torch.is_grad_enabled() and x.requires_grad
+    rounded: Tensor
+    if axis is None:
+        ends = _ends(scale, zero_point, grid)
+        rounded = _Clipped.apply(x, scale, ends) if learns else _round_between(x, scale, ends)  # type: ignore[no-untyped-call]
         return rounded
-    q = _integers(x, scale, zero_point)
-    return q.clamp_(grid.low, grid.high).sub_(zero_point).mul_(scale)
+    if learns:
+        rounded = _StraightThrough.apply(x, scale, zero_point, grid, axis)  # type: ignore[no-untyped-call]
+        return rounded
+    scale, zero_point = along(scale, axis, x), along(zero_point, axis, x)
+    return _integers(x, scale, zero_point).clamp_(grid.low, grid.high).sub_(zero_point).mul_(scale)
+
+
+def _ends(scale: Tensor, zero_point: Tensor, grid: Grid) -> tuple[float, float]:
+    """The lowest and the highest value there is."""
+    unit, middle = float(scale), int(zero_point)
+    return (grid.low - middle) * unit, (grid.high - middle) * unit
+
+
+def _round_between(x: Tensor, scale: Tensor, ends: tuple[float, float]) -> Tensor:
+    unit = float(scale)
+    return x.clamp(*ends).mul_(1 / unit).round_().mul_(unit)
 
 
 def _integers(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (x * (1 / scale).to(x.dtype)).round_().add_(zero_point)
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Three times as fast on a CPU as torch's own fake quantization."""
+class _Clipped(torch.autograd.Function):
+    """With one scale for all; several times as fast on a CPU as torch's own fake quantization."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, ends: tuple[float, float]) -> Tensor:
+        half = float(scale) / 2
+        ctx.between = ends[0] - half, ends[1] + half
+        ctx.save_for_backward(x)
+        return _round_between(x, scale, ends)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.between), None, None
+
+
+class _StraightThrough(torch.autograd.Function):
+    """With a scale for each channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, axis: int | None
+    ) -> Tensor:
+        scale, zero_point = along(scale, axis, x), along(zero_point, axis, x)
         q = _integers(x, scale, zero_point)
         ctx.save_for_backward((q >= grid.low) & (q <= grid.high))
         return q.clamp_(grid.low, grid.high).sub_(zero_point).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None
+        return gradients[0] * inside, None, None, None, None
 
 
 def along(values: Tensor, axis: int | None, like: Tensor) -> Tensor:
