@@ -12,7 +12,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import ResourceError, UsageError
 from kezuri.measure.macs import count_macs, count_params
 from kezuri.model.modes import evaluating
-from kezuri.recipe.foresight import check_ignored, foresee, images_at_once, rehearse, warnings_of
+from kezuri.recipe.foresight import check_ignored, check_order, foresee, images_at_once, rehearse, warnings_of
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
 
@@ -58,6 +58,7 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
     if not _existing(runs).is_dir():
         raise UsageError(f"{runs} cannot hold runs: {_existing(runs)} is a file")
     resources = resources_of(prepared, RunFolder(runs / prepared.run_name))
+    check_order(prepared)
     check_ignored(prepared, resources)
     if trace:
         foresee(prepared, resources)

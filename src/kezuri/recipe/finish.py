@@ -17,10 +17,13 @@ from kezuri.measure.macs import cost
 from kezuri.measure.memory import peak_memory
 from kezuri.measure.size import file_sizes, weights_size
 from kezuri.measure.sparsity import sparsity
+from kezuri.model.program import Program
+from kezuri.quantize.export import export_quantized
+from kezuri.quantize.parity import check_quantized_parity
 from kezuri.recipe.answer import answer
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.runtime.export import export_onnx
-from kezuri.runtime.parity import check_parity
+from kezuri.runtime.parity import Parity, check_parity
 from kezuri.runtime.runner import Threads
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 from kezuri.train import evaluate
@@ -49,7 +52,7 @@ def finish(dense: ModelState, final: ModelState, resources: Resources, folder: R
         ParityFailed: an exported model does not answer as the PyTorch one.
         ModelError: a model cannot be exported.
     """
-    stages, data = resources.stages, resources.data
+    stages = resources.stages
     if stages.record(STAGE) is not None:
         return
     resources.listener.say("exporting to ONNX, checking parity, measuring")
@@ -58,14 +61,29 @@ def finish(dense: ModelState, final: ModelState, resources: Resources, folder: R
     for name, state in (("dense", dense), ("final", final)):
         state.model.eval()
         stages.save_in(folder.model(name), state)
-        onnx = export_onnx(state.model, data.image_shape, folder.model(name) / "model.onnx")
-        parity = check_parity(state.model, onnx, data.validation, device=resources.device)
+        onnx, parity = ship(state, resources, folder.model(name) / "model.onnx")
         shipped.append(_Shipped(name, state, onnx))
         rows += [m.under(model=name) for m in (*parity.measurements(), *_alone(shipped[-1], resources))]
     rows += _together(shipped, resources)
     stages.manifest.update(answer=answer(resources.goal, rows, stages.manifest.read().get("stop") or {}))
     stages.manifest.seal(*(path for one in shipped for path in sorted(one.onnx.parent.iterdir())))
     stages.finish(STAGE, record={"measured": len(rows)}, measurements=rows)
+
+
+def ship(state: ModelState, resources: Resources, path: Path) -> tuple[Path, Parity]:
+    """Writes the file that a model ships as, of integers if it is quantized, and proves it.
+
+    Raises:
+        ParityFailed: the file does not answer as the PyTorch model.
+        ModelError: the model cannot be exported.
+    """
+    data, device = resources.data, resources.device
+    if state.quantization is None:
+        onnx = export_onnx(state.model, data.image_shape, path)
+        return onnx, check_parity(state.model, onnx, data.validation, device=device)
+    assert isinstance(state.model, Program)
+    onnx = export_quantized(state.model, data.image_shape, path)
+    return onnx, check_quantized_parity(state.model, onnx, data.validation, device=device)
 
 
 def _alone(one: _Shipped, resources: Resources) -> list[Measurement]:
@@ -77,7 +95,7 @@ def _alone(one: _Shipped, resources: Resources) -> list[Measurement]:
         accuracy_measurement(correct, len(validation.labels), split="validation"),
         *cost(one.state.model, shape),
         *file_sizes(one.onnx),
-        weights_size(one.state.model),
+        *([weights_size(one.state.model)] if one.state.quantization is None else []),
         peak_memory(one.onnx, shape),
     ]
     return rows + list(sparsity(one.state.model)) if one.state.masks is not None else rows

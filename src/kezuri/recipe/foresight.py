@@ -7,18 +7,20 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from kezuri.core.errors import ModelError
+from kezuri.core.errors import ModelError, UsageError
 from kezuri.model.coupling import couple, protected_parameters
 from kezuri.model.depth import find_blocks
 from kezuri.prune.depth import count_blocks
+from kezuri.quantize.network import with_quantizers
 from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import Prepared
-from kezuri.recipe.step import ModelState, Resources, Step
+from kezuri.recipe.step import ModelState, Resources, Step, steps
 from kezuri.recipe.steps.distill import Distill
 from kezuri.recipe.steps.fixmatch import FixMatchTraining
 from kezuri.recipe.steps.pcas import PcasLoop
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.prune_blocks import PruneBlocks
+from kezuri.recipe.steps.quantize import Quantize
 from kezuri.recipe.teaching import Teaching
 from kezuri.runtime.export import export_onnx
 
@@ -64,6 +66,7 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
             missing or does not fit.
         DataError: a class has fewer images than are to keep their label.
     """
+    check_order(prepared)
     scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
     for scene in scenes:
         _check_cutting(scene, prepared)
@@ -75,10 +78,35 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
             export_onnx(model, prepared.data.image_shape, Path(folder) / "model.onnx")
 
 
+def check_order(prepared: Prepared) -> None:
+    """Refuses steps in an order that makes no sense, before any work.
+
+    Raises:
+        UsageError: names the two steps and says which order is right.
+    """
+    quantized = masked = None
+    for number, step in enumerate(prepared.recipe.steps, start=1):
+        name, plan = f"step {number} ({steps.name_of(step)})", _pruning(step)
+        if quantized is not None and (plan is not None or isinstance(step, PruneBlocks)):
+            raise UsageError(
+                f"{name} cannot prune what {quantized} has quantized: prune first, then quantize"
+            )
+        if quantized is not None and isinstance(step, Quantize):
+            raise UsageError(f"{name} quantizes again what {quantized} has quantized: keep one of them")
+        if masked is not None and (isinstance(step, PruneBlocks) or (plan is not None and plan.cuts)):
+            raise UsageError(f"{name} cannot cut what {masked} has masked: cut first, then mask weights")
+        if isinstance(step, Distill) and step.student is not None:
+            quantized = masked = None  # another model from here on
+        quantized = name if isinstance(step, Quantize) else quantized
+        masked = name if plan is not None and not plan.cuts else masked
+
+
 def _check_cutting(scene: Scene, prepared: Prepared) -> None:
     step, model, example = scene.step, scene.before.model, scene.resources.example
     if isinstance(step, PruneBlocks):
         count_blocks(find_blocks(model, example, protect=step.ignore), step.drop)
+    if isinstance(step, Quantize):
+        with_quantizers(model, (example,), step.scheme())
     plan = _pruning(step)
     if plan is not None and plan.cuts:
         couplings = couple(model, example, protect=plan.ignore)

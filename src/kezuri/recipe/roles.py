@@ -18,11 +18,15 @@ def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.prune.regularizer import Regularizer, regularizers
     from kezuri.prune.schedule import Schedule, schedules
     from kezuri.prune.scope import Scope, scopes
+    from kezuri.quantize.observer import Observer, observers
+    from kezuri.quantize.rounding import Rounding, roundings
     from kezuri.recipe.step import Step, steps
     from kezuri.train.lr_schedules import LrSchedule, lr_schedules
     from kezuri.train.optimizers import Optimizer, optimizers
 
     import_module("kezuri.distill")
+    import_module("kezuri.quantize.observers")
+    import_module("kezuri.quantize.roundings")
     import_module("kezuri.recipe.steps")  # their members register themselves
     return {
         Allocation: allocations,
@@ -32,8 +36,10 @@ def _roles() -> dict[Any, Registry[Any]]:
         Granularity: granularities,
         Loss: losses,
         LrSchedule: lr_schedules,
+        Observer: observers,
         Optimizer: optimizers,
         Regularizer: regularizers,
+        Rounding: roundings,
         Schedule: schedules,
         Scope: scopes,
         Step: steps,

@@ -3,11 +3,12 @@
 import copy
 import fcntl
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -15,10 +16,13 @@ from kezuri.artifact.atomic import explain, read_json, write_bytes, write_json
 from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.manifest import Manifest, environment, now
 from kezuri.core.errors import CorruptArtifact, Interrupted, KezuriError, ResourceError, UsageError
+from kezuri.model.channels import DEFAULT
 from kezuri.model.load import ModelSpec
-from kezuri.model.portable import read_model, save_model
+from kezuri.model.program import Program
 from kezuri.model.structure_file import STRUCTURE, read_document
 from kezuri.prune.masks import Masks
+from kezuri.quantize.network import Quantizable
+from kezuri.quantize.portable import quantization_of, read_model, save_model, scheme_of
 from kezuri.recipe.finish import STAGE, finish
 from kezuri.recipe.foresight import foresee, warnings_of
 from kezuri.recipe.listener import Listener, SilentListener
@@ -172,7 +176,8 @@ def stages_of(prepared: Prepared, folder: RunFolder) -> Stages:
         spec = prepared.known(None if named is None else ModelSpec(named.use, named.options))
         saved = read_model(path, build=lambda: prepared.structure(spec))
         masks = Masks(saved.masks) if saved.masks else None
-        return ModelState(saved.model.to(prepared.device), saved.structure, masks, spec)
+        scheme = None if saved.quantization is None else scheme_of(saved.quantization)
+        return ModelState(saved.model.to(prepared.device), saved.structure, masks, spec, scheme)
 
     return Stages(folder, save=save, load=load)
 
@@ -186,8 +191,17 @@ def save_state(path: Path, state: ModelState, prepared: Prepared) -> None:
         classes=len(prepared.data.classes),
         image_shape=prepared.data.image_shape,
         structure=state.structure,
+        choices=DEFAULT if state.quantization is None else None,
+        quantization=_quantization(state),
         masks=None if state.masks is None else dict(state.masks),
     )
+
+
+def _quantization(state: ModelState) -> tuple[str, Mapping[str, Any]] | None:
+    if state.quantization is None:
+        return None
+    assert isinstance(state.model, Program)
+    return quantization_of(Quantizable(state.model, (), (), state.quantization))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from kezuri.data import Data
 from kezuri.model.load import ModelSpec
 from kezuri.model.shrink import Structure
 from kezuri.prune.masks import Masks
+from kezuri.quantize.scheme import Scheme
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.stages import Stages
@@ -27,12 +28,14 @@ class ModelState:
         structure: what stayed of each tensor, in positions of the model it was cut from.
         masks: weights that are held at zero, by parameter name; None when there are none.
         spec: how the model it was cut from is built, when that is another than the recipe's.
+        quantization: bits and places of the quantizers in the model; None when there are none.
     """
 
     model: nn.Module
     structure: Structure = field(default_factory=Structure)
     masks: Masks | None = None
     spec: ModelSpec | None = None
+    quantization: Scheme | None = None
 
 
 @dataclass(frozen=True)

@@ -5,4 +5,5 @@ from kezuri.recipe.steps import fixmatch as fixmatch
 from kezuri.recipe.steps import pcas as pcas
 from kezuri.recipe.steps import prune as prune
 from kezuri.recipe.steps import prune_blocks as prune_blocks
+from kezuri.recipe.steps import quantize as quantize
 from kezuri.recipe.steps import train as train
