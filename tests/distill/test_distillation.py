@@ -9,6 +9,7 @@ from kezuri.core.errors import Interrupted, UsageError
 from kezuri.data.augment import CutMix, Flip, Mixup
 from kezuri.distill import Attention, Decoupled, Distillation, Hint, Logits
 from kezuri.model.program import as_program
+from kezuri.quantize.post_training import quantize
 from kezuri.train import NullProgress, Training, estimate_step_seconds, fit
 from kezuri.train.optimizers import SGD, Adam
 
@@ -179,3 +180,18 @@ def test_an_estimate_counts_the_teacher(student, teacher, patterns, loss):
     before = weights(student)
     assert estimate_step_seconds(student, patterns, SHORT, "cpu", Distillation(teacher, loss)) > 0
     assert same(before, student.state_dict())
+
+
+@pytest.mark.parametrize("loss", [Logits(), Attention(beside=Logits())], ids=["logits", "attention"])
+def test_a_model_in_integers_learns_from_the_one_it_was(net, patterns, loss, tmp_path):
+    teacher = net(4)
+    fit(teacher, patterns, SHORT, seed=0, device="cpu")
+    quantized = quantize(teacher, patterns, bits=4, seed=0)
+    before = weights(quantized.model)
+    pairs = Distillation(teacher, loss).pairs(quantized.model, IMAGES)
+    assert [pair.student_size for pair in pairs] == ([(4, 8, 8), (8, 4, 4)] if loss.looks_inside else [])
+    objective = Distillation(teacher, loss)
+    fit(quantized.model, patterns, replace(SHORT, lr=0.01), seed=0, device="cpu", objective=objective)
+    assert before.keys() == quantized.model.state_dict().keys()
+    assert not same(before, quantized.model.state_dict())
+    quantized.export(tmp_path / "model.onnx")
