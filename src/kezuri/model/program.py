@@ -129,6 +129,9 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 def _module(program: ExportedProgram, model: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
     """The program as a module, and further names of parameters that the model holds twice, with the first."""
+    for name in (*model._modules, *model._parameters, *model._buffers):
+        if hasattr(fx.GraphModule(nn.Module(), fx.Graph()), name):
+            raise ModelError(f"a part of the model is named {name!r}, which torch.fx needs itself: rename it")
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
@@ -149,10 +152,12 @@ def _rename(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:
 
 def _hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:
     """Makes a tensor known by a further name."""
-    owner, _, leaf = name.rpartition(".")
-    if owner and owner not in dict(module.named_modules()):
-        module.set_submodule(owner, nn.Module())
-    home = module.get_submodule(owner)
+    *owners, leaf = name.split(".")
+    home = module
+    for owner in owners:
+        if owner not in home._modules:
+            home.add_module(owner, nn.Module())
+        home = home.get_submodule(owner)
     if isinstance(tensor, nn.Parameter):
         home.register_parameter(leaf, tensor)
     elif tensor is not None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from kezuri.quantize.equalization import Link, equalize_
+from kezuri.quantize.fake import outputs_first
 from kezuri.quantize.graph import kind
 from kezuri.quantize.network import Quantizable, Site
 from kezuri.quantize.placement import CONVOLUTIONS
@@ -34,6 +35,7 @@ def chains_of(prepared: Quantizable) -> list[list[Site]]:
     """The longest chains of two layers or more, in order."""
     nodes = {node.name: node for node in prepared.network.graph.nodes}
     sites = {site.node: site for site in prepared.sites}
+    learnt = dict(prepared.network.named_parameters(remove_duplicate=False))
     users: dict[str, int] = {}
     for site in prepared.sites:
         users[site.weight] = users.get(site.weight, 0) + 1
@@ -41,8 +43,11 @@ def chains_of(prepared: Quantizable) -> list[list[Site]]:
     for site in prepared.sites:
         follower = _follower(nodes[site.norm or site.node])
         second = None if follower is None else sites.get(follower.name)
-        alone = second is not None and users[site.weight] == users[second.weight] == 1
-        if second is not None and alone and _affine(prepared.network, site.norm or site.node)[0] is not None:
+        if second is None or not users[site.weight] == users[second.weight] == 1:
+            continue
+        if not {site.weight, second.weight} <= learnt.keys():
+            continue
+        if _affine(prepared.network, site.norm or site.node)[0] is not None:
             after[site.node] = second
     seconds = {site.node for site in after.values()}
     found = []
@@ -75,7 +80,7 @@ def _link(network: fx.GraphModule, site: Site) -> Link:
     node = next(node for node in network.graph.nodes if node.name == site.node)
     groups = node.args[6] if len(node.args) > 6 and kind(node) in CONVOLUTIONS else 1
     if site.norm is not None:
-        weight *= gain_of(network, site.norm).view(-1, *[1] * (weight.dim() - 1))
+        weight *= outputs_first(gain_of(network, site.norm), weight)
     return Link(weight, groups=groups if isinstance(groups, int) else 1)
 
 
@@ -83,7 +88,7 @@ def _scale_outputs_(network: fx.GraphModule, site: Site, factor: Tensor) -> None
     """What the layer answers, with its normalisation, is multiplied."""
     weight, bias = _affine(network, site.norm or site.node)
     assert weight is not None  # `chains_of` leaves out normalisation without learnt numbers
-    weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
+    weight.mul_(outputs_first(factor, weight))
     if bias is not None:
         bias.mul_(factor)
 

@@ -91,7 +91,8 @@ class FakeQuant(nn.Module):
     def _learned(self, x: Tensor) -> Tensor:
         from kezuri.quantize.lsq import lsq
 
-        return lsq(x, self.scale, self.zero_point, self.grid, self.axis)
+        batched = not isinstance(self, WeightQuant)
+        return lsq(x, self.scale, self.zero_point, self.grid, self.axis, batched=batched)
 
     @torch.no_grad()
     def _move(self, x: Tensor) -> None:
@@ -128,8 +129,8 @@ class WeightQuant(FakeQuant):
         """
         if gain is None:
             return self._rounded(weight)
-        shaped = gain.view(-1, *[1] * (weight.dim() - 1)) if self.axis in (None, 0) else gain[None]
-        return self._rounded(weight * shaped) / shaped
+        shaped = outputs_first(gain, weight)
+        return divided(self._rounded(weight * shaped), shaped)
 
     def _rounded(self, weight: Tensor) -> Tensor:
         if self.on and self.ranges == "moving" and self.training:
@@ -145,6 +146,16 @@ class WeightQuant(FakeQuant):
 
     def _move(self, x: Tensor) -> None:
         pass  # it follows the weight exactly
+
+
+def outputs_first(values: Tensor, weight: Tensor) -> Tensor:
+    """One value for each output of a layer, (outputs,), shaped to be broadcast over its weight."""
+    return values.view(-1, *[1] * (weight.dim() - 1))
+
+
+def divided(x: Tensor, gain: Tensor) -> Tensor:
+    """What was multiplied with a gain as it was before; zero where the gain is zero."""
+    return x / torch.where(gain == 0, 1, gain)
 
 
 def quantizers_of(network: nn.Module) -> dict[str, FakeQuant]:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from kezuri.model.program import Program
-from kezuri.quantize.fake import FakeQuant, WeightQuant
+from kezuri.quantize.fake import FakeQuant, WeightQuant, outputs_first
 from kezuri.quantize.graph import ATEN, calls, kind, shape
+from kezuri.quantize.network import HOME
 from kezuri.quantize.operators import BYTE
 from kezuri.quantize.placement import CLIPS, CONVOLUTIONS
 
@@ -58,8 +59,8 @@ def _fold(network: Program, graph: fx.Graph, node: fx.Node) -> None:
     bias = _bias(None if len(node.args) < 3 else _tensor(network, node.args[2]), gain, shift)
 
     def held(what: str, tensor: Tensor) -> fx.Node:
-        network.register_buffer(f"{node.name}_{what}", tensor)
-        return graph.get_attr(f"{node.name}_{what}")
+        network.get_submodule(HOME).register_buffer(f"{node.name}_{what}", tensor)
+        return graph.get_attr(f"{HOME}.{node.name}_{what}")
 
     constant = None
     with graph.inserting_before(node):
@@ -74,7 +75,7 @@ def _fold(network: Program, graph: fx.Graph, node: fx.Node) -> None:
             parts = held("integers", q.to(torch.int8)), held("scale", scale)
             folded = graph.call_function(torch.ops.kezuri.constant.default, parts)
         else:
-            folded = held("weight", weight if gain is None else weight * _outputs_first(gain, weight))
+            folded = held("floats", weight if gain is None else weight * outputs_first(gain, weight))
         if bias is not None and constant is None:
             constant = held("bias", bias)
     node.update_arg(1, folded)
@@ -88,14 +89,16 @@ def _flatten(graph: fx.Graph, node: fx.Node) -> None:
     """A linear layer over many rows as one over a matrix, which runtimes have in integers with its bias."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
+    sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+    if sizes.count(-1) > 1:
+        return
     with graph.inserting_before(node):
         flat = graph.call_function(ATEN.reshape.default, (source, [-1, shape(source)[-1]]))
         if source.target is torch.ops.kezuri.rounded.default:  # so that it is rounded right before
             flat = graph.call_function(source.target, (flat, *source.args[1:]))
-    result = shape(node)
     node.update_arg(0, flat)
     with graph.inserting_after(node):
-        back = graph.call_function(ATEN.reshape.default, (node, [-1, *result[1:]]))
+        back = graph.call_function(ATEN.reshape.default, (node, sizes))
     node.replace_all_uses_with(back, lambda user: user is not back)
 
 
@@ -103,19 +106,19 @@ def _integers(quantizer: WeightQuant, weight: Tensor, gain: Tensor | None) -> tu
     """The weight with its normalisation as integers, and the scale of each output (one for all, repeated)."""
     scale = quantizer.scale.detach().abs()
     if quantizer.axis is None:
-        q = quantizer(weight if gain is None else weight * _outputs_first(gain, weight)) / scale
+        q = quantizer(weight if gain is None else weight * outputs_first(gain, weight)) / scale
         return q.round(), scale.expand(len(weight)).clone()
-    q = (quantizer(weight) / _outputs_first(scale, weight)).round()
+    q = (quantizer(weight) / outputs_first(scale, weight)).round()
     if gain is None:
         return q, scale
-    return q * torch.sign(_outputs_first(gain, weight)), (scale * gain.abs()).clamp(min=SMALLEST)
+    return q * torch.sign(outputs_first(gain, weight)), (scale * gain.abs()).clamp(min=SMALLEST)
 
 
 def _roomy(q: Tensor, scale: Tensor, bias: Tensor, unit: float) -> tuple[Tensor, Tensor]:
     """Integers and scales that the bias fits in 32 bits with; only outputs that are nearly zero change."""
     least = bias.abs() / (unit * MOST)
     wider = torch.maximum(scale, least)
-    return (q * _outputs_first(scale / wider, q)).round(), wider
+    return (q * outputs_first(scale / wider, q)).round(), wider
 
 
 def _unit(network: nn.Module, source: object) -> float | None:
@@ -124,10 +127,6 @@ def _unit(network: nn.Module, source: object) -> float | None:
         return None
     quantizer = network.get_submodule(str(source.target))
     return float(quantizer.scale.abs()) if isinstance(quantizer, FakeQuant) and quantizer.on else None
-
-
-def _outputs_first(values: Tensor, weight: Tensor) -> Tensor:
-    return values.view([-1] + [1] * (weight.dim() - 1))
 
 
 def _gain_and_shift(network: nn.Module, norm: fx.Node | None) -> tuple[Tensor | None, Tensor | None]:

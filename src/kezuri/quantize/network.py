@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from kezuri.core.errors import ModelError, UsageError
+from kezuri.core.registry import unknown
 from kezuri.model.program import Program, as_program
 from kezuri.model.sites import tensors_of
 from kezuri.quantize.affine import Grid
-from kezuri.quantize.fake import FakeQuant, WeightQuant, quantizers_of
+from kezuri.quantize.fake import FakeQuant, Ranges, WeightQuant, quantizers_of
 from kezuri.quantize.graph import ATEN, calls, kind, normalise_
 from kezuri.quantize.placement import Float, Layer, Placement, place
 from kezuri.quantize.scheme import Scheme
@@ -24,7 +25,7 @@ class Site:
     Attributes:
         layer: its name in the model.
         node: the operation, by its name in the graph.
-        weight: the parameter's name.
+        weight: the parameter's name, or the buffer's.
         quantizer: of the weight, by module name.
         inputs: of its input, by module name.
         norm: the batch normalisation that is folded into it, by its name in the graph; None if there is none.
@@ -56,6 +57,10 @@ class Quantizable:
     floats: tuple[Float, ...]
     scheme: Scheme
 
+    def weight(self, site: Site) -> Tensor:
+        """A layer's weight, not rounded."""
+        return tensors_of(self.network, aliases=True)[site.weight]
+
     def weight_quantizer(self, site: Site) -> WeightQuant:
         """What rounds a layer's weight."""
         found = self.network.get_submodule(site.quantizer)
@@ -78,8 +83,10 @@ def with_quantizers(model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme
 
     Raises:
         ModelError: torch.export cannot follow the model, or no layer of it can run in integers.
-        UsageError: the scheme names layers that are not there.
+        UsageError: the model is quantized already, or the scheme names layers that are not there.
     """
+    if quantizers_of(model):
+        raise UsageError("the model is quantized already: give the one it was made from")
     network = as_program(model, inputs)
     tensors = tensors_of(network, aliases=True)
     for node in network.graph.nodes:
@@ -87,10 +94,11 @@ def with_quantizers(model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme
             node.meta["val"] = tensors[node.target]
     _replace_(network.graph, scheme.replaced)
     normalise_(network.graph, attention=scheme.attention)
+    network.graph.eliminate_dead_code()
     placement = place(network.graph, spared=scheme.spared, gates=scheme.gates)
     _check_names(placement, scheme)
     if not placement.layers:
-        raise ModelError("no layer of the model can run in integers: it has no convolution or linear layer")
+        raise ModelError(f"nothing of the model can run in integers: {_why(placement)}")
     sites = _Inserting(network, placement, scheme).run()
     network.graph.eliminate_dead_code()
     network.graph.lint()
@@ -102,7 +110,12 @@ def _check_names(placement: Placement, scheme: Scheme) -> None:
     known = {layer.name for layer in placement.layers} | {one.name for one in placement.floats}
     for name in (*scheme.spared, *scheme.layer_bits):
         if name not in known:
-            raise UsageError(f"the model has no layer {name!r} to quantize (has: {', '.join(sorted(known))})")
+            raise unknown("layer to quantize", name, sorted(known))
+
+
+def _why(placement: Placement) -> str:
+    reasons = [f"{one.name}: {one.reason}" for one in placement.floats]
+    return "; ".join(reasons) or "it has no convolution or linear layer"
 
 
 def _replace_(graph: fx.Graph, replaced: Mapping[str, str]) -> None:
@@ -122,17 +135,20 @@ class _Inserting:
         self.network, self.graph = network, network.graph
         self.placement, self.scheme = placement, scheme
         self.home = nn.Module()
+        self.tensors = tensors_of(network, aliases=True)
         self.edges = (placement.layers[0], placement.layers[-1])
         self.names: dict[fx.Node, str] = {}
 
     def run(self) -> list[Site]:
+        if hasattr(self.network, HOME):
+            raise ModelError(f"a part of the model is named {HOME!r}, as those that are put in: rename it")
         self.network.add_module(HOME, self.home)
         edges = {layer.node.args[0] for layer in self.edges}
         for value, leader in self.placement.rounded.items():
             if leader not in self.names:
                 bits = max(self.scheme.activation_bits, self.scheme.edge_bits if leader in edges else 0)
                 quantizer = FakeQuant(Grid(bits))
-                quantizer.ranges = self.scheme.ranges
+                _train(quantizer, self.scheme.ranges)
                 self.names[leader] = self._add(leader.name, quantizer)
             self.names[value] = self.names[leader]
         sites = [self._layer(layer) for layer in self.placement.layers]
@@ -141,6 +157,8 @@ class _Inserting:
         return sites
 
     def _add(self, name: str, quantizer: FakeQuant) -> str:
+        while hasattr(self.home, name):  # torch's own, as `to`
+            name += "_"
         self.home.add_module(name, quantizer)
         return f"{HOME}.{name}"
 
@@ -158,10 +176,10 @@ class _Inserting:
         bits = scheme.layer_bits.get(layer.name)
         if bits is None:
             bits = max(scheme.bits, scheme.edge_bits if layer in self.edges else 0)
-        outputs = self.network.get_parameter(str(layer.weight.target)).shape[0]
+        outputs = len(self.tensors[str(layer.weight.target)])
         channels, axis = (outputs, 0) if scheme.per_channel else (None, None)
         quantizer = WeightQuant(layer.name, Grid(bits, symmetric=True), channels, axis)
-        quantizer.ranges = "learned" if scheme.ranges == "learned" else "moving"
+        _train(quantizer, "learned" if scheme.ranges == "learned" else "moving")
         name = self._add(f"{layer.node.name}_weight", quantizer)
         with self.graph.inserting_before(layer.node):
             args: tuple[fx.Node, ...] = (layer.weight,)
@@ -195,6 +213,13 @@ class _Inserting:
             gain = self.graph.call_function(ATEN.mul.Tensor, (gain, weight))
         detached: fx.Node = self.graph.call_function(ATEN.detach.default, (gain,))
         return detached
+
+
+def _train(quantizer: FakeQuant, ranges: Ranges) -> None:
+    if ranges == "learned":
+        quantizer.learn()
+    else:
+        quantizer.ranges = ranges
 
 
 def _last_placeholder(graph: fx.Graph) -> fx.Node:

@@ -12,14 +12,15 @@ from math import prod
 
 from torch import fx
 
-from kezuri.quantize.graph import calls, is_float, is_weight, kind, shape
+from kezuri.quantize.graph import calls, is_float, is_weight, kind, shape, written
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 LAYERS = (*CONVOLUTIONS, "linear")
 PRODUCTS = ("matmul", "bmm")
 SUMS = ("add", "cat")
 SAME_SCALE = ("max_pool1d", "max_pool2d", "max_pool3d")
-POOLS = ("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean")
+AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
+POOLS = (*AVERAGES, "avg_pool1d", "adaptive_avg_pool1d", "mean")
 MOVES = (
     "view",
     "reshape",
@@ -115,6 +116,7 @@ class _Placing:
     def __init__(self, graph: fx.Graph, spared: set[str], gates: bool) -> None:
         self.graph, self.spared = graph, spared
         self.gate = set() if gates else set(_gates(graph))
+        self.written = written(graph)
         self.found = Placement()
         self.ready = {node for node in graph.nodes if node.op == "placeholder" and is_float(node)}
         """Values that something in integers gives, or that come in."""
@@ -128,7 +130,7 @@ class _Placing:
                 self._product(node, name)
             elif name in SUMS and self._is_sum(node):
                 self._whole(node, _operands(node))
-            elif name in (*SAME_SCALE, *POOLS, *MOVES) and node.all_input_nodes:
+            elif name in (*SAME_SCALE, *AVERAGES, *MOVES) and node.all_input_nodes:
                 self._passed(node, name)
             elif name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
                 self._float(node, name, "no runtime kernel for transposed convolutions", _macs(node))
@@ -141,6 +143,8 @@ class _Placing:
         layer = _name(node)
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not isinstance(source, fx.Node):
             return self._float(node, name, "its weight is computed", _macs(node))
+        if source in self.written:
+            return self._float(node, name, "what it reads is written in place", _macs(node))
         if layer in self.spared:
             return self._float(node, name, "left in floats as asked", _macs(node))
         if node in self.gate:
@@ -156,6 +160,8 @@ class _Placing:
         operands = _operands(node)
         if len(operands) < 2:
             return self._float(node, name, "a product with a loose parameter", _macs(node))
+        if self.written.intersection(operands):
+            return self._float(node, name, "what it reads is written in place", _macs(node))
         self.found.whole.add(node)
         for operand in operands:
             self._want(operand)
@@ -165,7 +171,9 @@ class _Placing:
         operands = _operands(node)
         if kind(node) == "add" and (len(operands) != 2 or len({shape(one) for one in operands}) != 1):
             return False
-        return len(operands) > 1 and not self.gate & {node} and any(one in self.ready for one in operands)
+        if len(operands) < 2 or node in self.gate or self.written.intersection(operands):
+            return False
+        return any(one in self.ready for one in operands)
 
     def _whole(self, node: fx.Node, operands: list[fx.Node]) -> None:
         self.found.whole.add(node)
@@ -175,7 +183,7 @@ class _Placing:
 
     def _passed(self, node: fx.Node, name: str) -> None:
         source = node.all_input_nodes[0]
-        if source not in self.ready or node in self.gate or not is_float(node):
+        if source not in self.ready or node in self.gate or source in self.written or not is_float(node):
             return
         if name in MOVES:
             self.ready.add(node)
@@ -194,7 +202,7 @@ class _Placing:
         source = value
         while kind(source) in MOVES and source not in self.gate:
             before = source.all_input_nodes[0]
-            if not is_float(before) or before.op == "get_attr":
+            if not is_float(before) or before.op == "get_attr" or before in self.written:
                 break
             source = before
         self.found.rounded.setdefault(source, source)

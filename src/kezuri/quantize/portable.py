@@ -1,7 +1,7 @@
 """Quantized networks on disk, in the format of all models."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +22,11 @@ def quantization_of(prepared: Quantizable) -> tuple[str, dict[str, Any]]:
     """What `save_model` is told as `quantization`."""
     on = sorted(name for name, one in quantizers_of(prepared.network).items() if one.on)
     learned = sorted(name for name, one in quantizers_of(prepared.network).items() if one.ranges == "learned")
-    return NAME, {"scheme": asdict(prepared.scheme), "on": on, "learned": learned}
+    scheme = {field.name: getattr(prepared.scheme, field.name) for field in fields(Scheme)}
+    ranges = {one.ranges for one in prepared.activation_quantizers}
+    if len(ranges) == 1:  # training may have been told another than the scheme has
+        scheme["ranges"] = ranges.pop()
+    return NAME, {"scheme": scheme, "on": on, "learned": learned}
 
 
 def scheme_of(settings: Mapping[str, Any]) -> Scheme:
@@ -36,7 +40,7 @@ def scheme_of(settings: Mapping[str, Any]) -> Scheme:
         raise CorruptArtifact(f"no scheme of quantization: {given!r}")
     try:
         return Scheme(**{**given, "spared": tuple(given.get("spared", ()))})
-    except (UsageError, TypeError) as error:
+    except (UsageError, TypeError, AttributeError) as error:
         raise CorruptArtifact(f"no scheme of quantization: {error}") from error
 
 
@@ -46,7 +50,7 @@ def with_settings(model: nn.Module, inputs: tuple[Tensor, ...], settings: Mappin
     known = quantizers_of(prepared.network)
     for key in ("on", "learned"):
         names = settings.get(key)
-        if not isinstance(names, list) or not all(name in known for name in names):
+        if not isinstance(names, list) or not all(isinstance(name, str) and name in known for name in names):
             raise CorruptArtifact(f"the quantizers that are {key} are not those of the model: {names!r}")
     for name in settings["learned"]:
         known[name].learn()

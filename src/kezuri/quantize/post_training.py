@@ -1,22 +1,23 @@
 """One call: a trained model and a few images in, the model in integers out."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from kezuri.core.errors import GoalUnreachable, UsageError
+from kezuri.core.errors import DataError, GoalUnreachable, ModelError, UsageError
 from kezuri.core.progress import Progress
 from kezuri.core.seeds import derive
-from kezuri.data import Data, from_dataset
+from kezuri.data import Data
 from kezuri.model.exporting import example_batch
 from kezuri.model.modes import device_of, evaluating
-from kezuri.quantize.fake import quantizers_of
-from kezuri.quantize.network import with_quantizers
+from kezuri.quantize.fake import FakeQuant, quantizers_of
+from kezuri.quantize.network import Quantizable, with_quantizers
 from kezuri.quantize.observer import Observer, observers
 from kezuri.quantize.ptq import SILENT, PostTraining, calibrate_
 from kezuri.quantize.quantized import Quantized, report_of
@@ -80,6 +81,7 @@ def quantize(
 
     Raises:
         UsageError: a value is out of range, or there is no image to calibrate with.
+        DataError: the images hold numbers that are not finite.
         ModelError: torch.export cannot follow the model, or nothing of it can run in integers.
         GoalUnreachable: the accuracy is not kept even with all layers in floats but one.
     """
@@ -123,9 +125,24 @@ def post_training(
     """
     inputs = example_batch(model, tuple(part[:2] for part in batches[0]))
     prepared = with_quantizers(model, inputs, replace(scheme, spared=(*scheme.spared, *spared)))
+    _check_sizes(prepared, batches)
     calibrate_(prepared, batches, method, progress)
     images = sum(len(batch[0]) for batch in batches)
     return Quantized(prepared, inputs, report_of(prepared, images, spared))
+
+
+def _check_sizes(prepared: Quantizable, batches: Sequence[tuple[Tensor, ...]]) -> None:
+    """That the network takes batches of these sizes, whatever example it was made with."""
+    places = [node.meta.get("val") for node in prepared.network.graph.nodes if node.op == "placeholder"]
+    for at, place in enumerate(place for place in places if isinstance(place, Tensor) and place.dim()):
+        size = place.shape[0]
+        only = size if isinstance(size, int) else size.node.maybe_as_int()
+        other = next((len(batch[at]) for batch in batches if len(batch[at]) != only), None)
+        if only is not None and other is not None:
+            raise ModelError(
+                f"torch.export finds that the model takes batches of {only} only, got one of {other}: its "
+                "code makes the batch size a plain number (`len(x)`, where `x.shape[0]` follows)"
+            )
 
 
 def keeping(
@@ -176,27 +193,37 @@ def suffering(quantized: Quantized, batches: Sequence[tuple[Tensor, ...]]) -> li
 
     Measured as the mean squared change of the answers, relative to their variance, on the calibration images.
     """
-    network, sites = quantized.model, quantized.prepared.sites
+    network = quantized.model
     every = quantizers_of(network)
-    pairs = {site.layer: (every[site.quantizer], every[site.inputs]) for site in sites}
-    found: dict[str, float] = {}
+    owned: dict[str, set[str]] = {}
+    for site in quantized.prepared.sites:
+        owned.setdefault(site.layer, set()).update((site.quantizer, site.inputs))
+    before = {name: one.on for name, one in every.items()}
     with evaluating(network):
         try:
-            for quantizer in every.values():
-                quantizer.on = False
-            plain = [network(*batch) for batch in batches]
-            scale = sum(float(answer.var()) for answer in plain) or 1.0
-            for site in sites:
-                for quantizer in pairs[site.layer]:
-                    quantizer.on = True
-                apart = (network(*batch) - answer for batch, answer in zip(batches, plain, strict=True))
-                found[site.layer] = sum(float(off.square().mean()) for off in apart) / scale
-                for quantizer in pairs[site.layer]:
-                    quantizer.on = False
+            _switch(every, ())
+            plain = [_numbers(network(*batch)) for batch in batches]
+            scale = sum(float(answer.var(correction=0)) for answer in plain) or 1.0
+            found: dict[str, float] = {}
+            for layer, names in owned.items():
+                _switch(every, names)
+                apart = (_numbers(network(*batch)) - was for batch, was in zip(batches, plain, strict=True))
+                found[layer] = sum(float(off.square().mean()) for off in apart) / scale
         finally:
-            for quantizer in every.values():
-                quantizer.on = True
+            _switch(every, {name for name, on in before.items() if on})
     return sorted(found.items(), key=lambda item: -item[1])
+
+
+def _switch(every: Mapping[str, FakeQuant], names: Collection[str]) -> None:
+    """Only these round."""
+    for name, quantizer in every.items():
+        quantizer.on = name in names
+
+
+def _numbers(answer: object) -> Tensor:
+    """All fractions of an answer in a row."""
+    leaves = pytree.tree_leaves(answer)
+    return torch.cat([x.flatten() for x in leaves if isinstance(x, Tensor) and x.is_floating_point()])
 
 
 def calibration_batches(
@@ -206,35 +233,46 @@ def calibration_batches(
 
     Raises:
         UsageError: there are none, or they are nothing of the kind.
+        DataError: a number is not finite.
     """
     device = device_of(model)
-    batches, left = [], method.images
+    batches: list[tuple[Tensor, ...]] = []
+    left = method.images
     for batch in _batches(calibration, method, seed):
-        parts = tuple(part[:left].to(device) for part in batch)
-        if left <= 0 or not len(parts[0]):
+        parts = tuple(part[:left].detach().to(device) for part in batch)
+        if not len(parts[0]):
             break
+        _check(parts, batches)
         left -= len(parts[0])
         batches.append(parts)
+        if left <= 0:
+            break
     if not batches:
         raise UsageError("there is nothing to calibrate with: give a few images at least")
     return batches
 
 
+def _check(parts: tuple[Tensor, ...], before: Sequence[tuple[Tensor, ...]]) -> None:
+    first = before[0] if before else parts
+    if [part.shape[1:] for part in parts] != [part.shape[1:] for part in first]:
+        here, there = (" and ".join(str(tuple(part.shape[1:])) for part in one) for one in (parts, first))
+        raise UsageError(f"calibration needs examples of one shape, got {there}, then {here}")
+    for part in parts:
+        if not bool(part.isfinite().all()):
+            raise DataError("the calibration data has values that are not finite (nan or inf)")
+
+
 def _batches(calibration: object, method: PostTraining, seed: int) -> Iterator[tuple[Tensor, ...]]:
-    if isinstance(calibration, Dataset) and not isinstance(calibration, Tensor):
-        calibration = from_dataset(calibration)
+    size = method.batch_size
     if isinstance(calibration, Data):
-        part = calibration.train
-        stream = part.batches(method.batch_size, seed=derive(seed, "calibration"))
-        count = -(-method.images // method.batch_size)
-        yield from ((batch.images,) for batch in islice(stream, count))
-    elif isinstance(calibration, Tensor):
-        yield from ((images,) for images in torch.split(calibration, method.batch_size))
-    elif isinstance(calibration, tuple) and all(isinstance(part, Tensor) for part in calibration):
-        yield from zip(*(torch.split(part, method.batch_size) for part in calibration), strict=True)
+        stream = calibration.train.batches(size, seed=derive(seed, "calibration"))
+        yield from ((batch.images,) for batch in islice(stream, -(-method.images // size)))
+    elif isinstance(calibration, Tensor | tuple):
+        yield from _split(calibration if isinstance(calibration, tuple) else (calibration,), size)
+    elif isinstance(calibration, Dataset):
+        yield from ((_images_of(item),) for item in _drawn(calibration, method, seed))
     elif isinstance(calibration, Iterable):
-        for item in calibration:
-            yield (item if isinstance(item, Tensor) else _images_of(item),)
+        yield from ((_images_of(item),) for item in calibration)
     else:
         raise UsageError(
             "calibration is a batch of images, batches, a loader, a dataset or a Data; got "
@@ -242,10 +280,27 @@ def _batches(calibration: object, method: PostTraining, seed: int) -> Iterator[t
         )
 
 
+def _split(inputs: tuple[Any, ...], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """A batch of each input, in smaller ones."""
+    if not all(isinstance(one, Tensor) and one.dim() for one in inputs) or len({len(x) for x in inputs}) > 1:
+        given = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in inputs)
+        raise UsageError(f"a tuple holds a batch of each of the model's inputs, as many of each; got {given}")
+    return zip(*(torch.split(one, size) for one in inputs), strict=True)
+
+
+def _drawn(dataset: Dataset[Any], method: PostTraining, seed: int) -> Iterable[Any]:
+    """Items of a dataset as they come, in batches; drawn at random where it can be."""
+    if isinstance(dataset, IterableDataset):
+        return DataLoader(dataset, batch_size=method.batch_size)
+    generator = torch.Generator().manual_seed(derive(seed, "calibration"))
+    places = torch.randperm(len(dataset), generator=generator)[: method.images]  # type: ignore[arg-type]
+    return DataLoader(Subset(dataset, places.tolist()), batch_size=method.batch_size)
+
+
 def _images_of(item: object) -> Tensor:
     """The images of a loader's batch, which has labels behind them."""
-    first = getattr(item, "images", item[0] if isinstance(item, list | tuple) and item else None)
-    if not isinstance(first, Tensor):
+    first = item[0] if isinstance(item, list | tuple) and item else getattr(item, "images", item)
+    if not isinstance(first, Tensor) or not first.dim():
         raise UsageError(f"a loader gives (images, labels) or images; got {type(item).__name__}")
     return first
 

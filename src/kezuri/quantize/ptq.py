@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from kezuri.core.errors import UsageError
 from kezuri.core.progress import NullProgress, Progress
 from kezuri.model.modes import evaluating
 from kezuri.quantize.chains import equalize_network_, gain_of, tensor_at
+from kezuri.quantize.fake import divided, outputs_first
 from kezuri.quantize.graph import kind
 from kezuri.quantize.network import Quantizable, Site
 from kezuri.quantize.observer import Observer
@@ -104,9 +105,9 @@ def calibrate_(
 def fit_weight_(prepared: Quantizable, site: Site, observer: Observer) -> None:
     """Gives the quantizer of a layer's weight its range, and turns it on."""
     quantizer = prepared.weight_quantizer(site)
-    weight: Tensor = prepared.network.get_parameter(site.weight)
+    weight = prepared.weight(site)
     if quantizer.axis is None and site.norm is not None:
-        weight = weight * gain_of(prepared.network, site.norm).view(-1, *[1] * (weight.dim() - 1))
+        weight = weight * outputs_first(gain_of(prepared.network, site.norm), weight)
     watcher = observer.watch(quantizer.grid, quantizer.axis)
     watcher.see(weight.detach())
     quantizer.fit(*watcher.range())
@@ -183,11 +184,13 @@ class _Repairing(fx.Interpreter):
 
     def _round(self, node: fx.Node, site: Site) -> None:
         rounding, quantizer = self.method.rounding, self.prepared.weight_quantizer(site)
-        weight = self.prepared.network.get_parameter(site.weight)
+        weight = self.prepared.weight(site)
+        if not isinstance(weight, nn.Parameter):  # not all of these are kept in files
+            return
         inputs = self.env[node.args[0]]  # type: ignore[index]
         gain = None
         if quantizer.axis is None and site.norm is not None:
-            gain = gain_of(self.prepared.network, site.norm).view(-1, *[1] * (weight.dim() - 1))
+            gain = outputs_first(gain_of(self.prepared.network, site.norm), weight)
         rounded = rounding(
             weight if gain is None else weight * gain,
             quantizer.scale,
@@ -197,7 +200,7 @@ class _Repairing(fx.Interpreter):
             inputs if rounding.needs else None,
             layer_map(node),
         )
-        weight.copy_(rounded if gain is None else rounded / gain)
+        weight.copy_(rounded if gain is None else divided(rounded, gain))
         self.env[node.args[1]] = weight  # type: ignore[index]
 
     def _reestimate(self, node: fx.Node) -> None:
@@ -215,8 +218,7 @@ class _Repairing(fx.Interpreter):
             return result
         off = channel_means(result, node) - self.means[node.name]
         bias.sub_(off)
-        last = result.shape[-1] == len(off) and len(node.args) < 4
-        return result - (off if last else off.view(-1, *[1] * (result.dim() - 2)))
+        return result - (off if kind(node) == "linear" else off.view(-1, *[1] * (result.dim() - 2)))
 
 
 def layer_map(node: fx.Node) -> LayerMap | None:

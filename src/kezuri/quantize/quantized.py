@@ -178,7 +178,7 @@ def report_of(prepared: Quantizable, images: int, spared: tuple[str, ...] = ()) 
 def _rows(prepared: Quantizable, total: int) -> Iterator[Row]:
     for site in prepared.sites:
         quantizer = prepared.weight_quantizer(site)
-        weight = prepared.network.get_parameter(site.weight)
+        weight = prepared.weight(site)
         noise = float((quantizer(weight) - weight).square().sum()) if quantizer.axis is not None else 0.0
         signal = float(weight.square().sum())
         error = 10 * torch.log10(torch.tensor(signal / noise)) if noise > 0 < signal else None

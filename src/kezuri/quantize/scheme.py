@@ -45,16 +45,17 @@ class Scheme:
     def __post_init__(self) -> None:
         named = {"bits": self.bits, "activation_bits": self.activation_bits, "edge_bits": self.edge_bits}
         for name, bits in (*named.items(), *self.layer_bits.items()):
-            if bits not in BITS:
+            if type(bits) is not int or bits not in BITS:
                 raise UsageError(f"{name}: bits are from {BITS.start} to {BITS.stop - 1}, got {bits}")
         if self.ranges not in get_args(Ranges):
             raise UsageError(f"ranges is one of {', '.join(get_args(Ranges))}; got {self.ranges!r}")
         for name, other in self.replaced.items():
-            if name not in REPLACEABLE or other not in get_args(Replacement):
+            if name not in REPLACEABLE or other not in REPLACEMENTS:
                 raise UsageError(
-                    f"replaced: {', '.join(REPLACEABLE)} can become {' or '.join(get_args(Replacement))}; "
+                    f"replaced: {', '.join(REPLACEABLE)} can become {' or '.join(REPLACEMENTS)}; "
                     f"got {name!r}: {other!r}"
                 )
 
 
+REPLACEMENTS = get_args(Replacement)
 REPLACEABLE = ("relu6", "hardswish", "silu", "gelu", "leaky_relu", "elu")
