@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import Parameter
 
-from kezuri.core.errors import Interrupted, UsageError
+from kezuri.core.errors import Interrupted, TrainingDiverged, UsageError
 from kezuri.train import NullProgress, Objective, Training, estimate_step_seconds, fit
 from kezuri.train.losses import cross_entropy
 
@@ -123,3 +123,14 @@ def test_an_estimate_counts_its_work(net, patterns) -> None:
     assert estimate_step_seconds(model, patterns, SHORT, "cpu", objective) > 0
     assert objective.own["steps"] == 2 and objective.begun_with[-1] == "ended"
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_divergence_of_its_own_parameters_is_named(net, patterns) -> None:
+    class Broken(Scaled):
+        def __call__(self, model, batch, logits, step):
+            with torch.no_grad():
+                self.own["scale"][1] = float("inf")
+            return super().__call__(model, batch, logits, step)
+
+    with pytest.raises(TrainingDiverged, match=r"not finite: 1 of 10 weight .* first the objective's scale"):
+        fit(net(), patterns, SHORT, seed=0, device="cpu", objective=Broken())

@@ -131,7 +131,8 @@ class Loop:
 
     def diverged(self, step: int, what: str) -> TrainingDiverged:
         """The error for numbers that stopped being finite: when, what, and which layer came first."""
-        named = dict(self.model.named_parameters())
+        named: dict[str, Tensor] = dict(self.model.named_parameters())
+        named |= {f"the objective's {name}": tensor for name, tensor in self.own.items()}
         weights = [name for name, weight in named.items() if not _is_finite(weight)]
         gradients = [name for name, weight in named.items() if not _is_finite(weight.grad)]
         first = next(iter(weights or gradients), None)  # a bad weight spoils the gradients of all layers
