@@ -1,5 +1,5 @@
 """The runners that come with Kezuri."""
 
-from kezuri.runtime.runners import onnxruntime, torch
+from kezuri.runtime.runners import onnxruntime, openvino, torch
 
-__all__ = ["onnxruntime", "torch"]
+__all__ = ["onnxruntime", "openvino", "torch"]
