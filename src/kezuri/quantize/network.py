@@ -143,7 +143,7 @@ class _Inserting:
         if hasattr(self.network, HOME):
             raise ModelError(f"a part of the model is named {HOME!r}, as those that are put in: rename it")
         self.network.add_module(HOME, self.home)
-        edges = {layer.node.args[0] for layer in self.edges}
+        edges = {self.placement.rounded[layer.node.args[0]] for layer in self.edges}  # type: ignore[index]
         for value, leader in self.placement.rounded.items():
             if leader not in self.names:
                 bits = max(self.scheme.activation_bits, self.scheme.edge_bits if leader in edges else 0)

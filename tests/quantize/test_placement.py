@@ -1,0 +1,172 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from .nets import Net, attention, block, branches, conv, gated, noise, prepared, residual, rounded, seeded
+
+IMAGE = noise(2, 8, 6, 6)
+
+
+def placed(run, inputs=IMAGE, scheme=None, **parts):
+    return prepared(seeded(lambda: Net(run, **parts)), inputs, **(scheme or {}))
+
+
+def layers(found):
+    return [site.layer for site in found.sites]
+
+
+def reasons(found):
+    return {one.name: one.reason for one in found.floats}
+
+
+def test_both_inputs_of_a_residual_sum_and_its_end_are_rounded():
+    found = prepared(residual())
+    assert layers(found) == ["stem.0", "first.0", "second", "head"]
+    # the ReLU is behind normalisation or sum, so it is what is rounded
+    assert rounded(found) == ["input", "relu", "relu", "batch_norm", "relu", "adaptive_avg_pool2d", "flatten"]
+    assert not found.floats
+
+
+def test_what_only_moves_is_on_the_grid_it_was_on():
+    found = prepared(residual())
+    names = [
+        n.target
+        for n in found.network.graph.nodes
+        if n.op == "call_module" and n.target.startswith("quantizers")
+    ]
+    pool, flat = (name for name in names if "pool" in name), names[-2]
+    assert next(pool) == flat
+
+
+def test_clips_are_absorbed_and_other_activations_are_not():
+    for clip, name in ((nn.ReLU(), "relu"), (nn.ReLU6(), "hardtanh"), (nn.Hardtanh(), "hardtanh")):
+        found = placed(lambda net, x: net.b(net.a(x)), a=block(8, 8, act=clip), b=conv(8, 8))
+        assert rounded(found) == ["input", name, "conv2d"]
+    found = placed(lambda net, x: net.b(F.hardswish(net.a(x))), a=conv(8, 8), b=conv(8, 8))
+    assert rounded(found) == ["input", "conv2d", "hardswish", "conv2d"]
+
+
+def test_a_gate_stays_in_floats_with_the_reason():
+    found = prepared(gated())
+    assert reasons(found) == {"down": "squeeze-and-excite gate", "up": "squeeze-and-excite gate"}
+    assert layers(found) == ["wide.0", "deep.0", "project.0", "head"]
+    assert layers(prepared(gated(), gates=True)) == ["wide.0", "deep.0", "down", "up", "project.0", "head"]
+
+
+def test_pools_and_concatenation():
+    found = prepared(branches())
+    ops = rounded(found)
+    assert ops[:3] == ["input", "relu", "max_pool2d"] and "cat" in ops and "avg_pool2d" in ops
+    nodes = [node for node in found.network.graph.nodes if node.op == "call_module" and node.args]
+    quantizers = {str(node.args[0]): node.target for node in nodes}
+    assert quantizers["max_pool2d"] == quantizers["relu"]  # its numbers are among those that went in
+
+
+def test_attention_in_integers_or_fused():
+    ops = rounded(prepared(attention()))
+    assert ops.count("softmax") == 1
+    found = prepared(attention(), attention=False)
+    assert [one.reason for one in found.floats] == ["attention is left fused"]
+    assert "softmax" not in rounded(found)
+
+
+def test_a_linear_layer_over_many_rows():
+    found = placed(
+        lambda net, x: net.b(F.gelu(net.a(x))), noise(2, 5, 8), a=nn.Linear(8, 4), b=nn.Linear(4, 2)
+    )
+    assert rounded(found) == ["input", "gelu"]  # linear layers answer in floats
+    assert [site.macs for site in found.sites] == [5 * 8 * 4, 5 * 4 * 2]
+
+
+def test_one_layer_called_twice_has_a_site_for_each_call():
+    found = placed(lambda net, x: net.a(F.relu(net.a(x))), a=conv(8, 8))
+    assert layers(found) == ["a", "a"]
+    assert len({site.quantizer for site in found.sites}) == 2
+    assert len({site.weight for site in found.sites}) == 1
+
+
+def test_tied_weights_of_an_embedding():
+    def run(net, tokens):
+        return F.linear(net.words(tokens).mean(1), net.words.weight)
+
+    found = placed(run, torch.arange(6).view(2, 3), words=nn.Embedding(9, 4))
+    assert layers(found) == ["words"] and found.sites[0].macs == 4 * 9
+
+
+def test_convolutions_of_every_kind():
+    found = placed(
+        lambda net, x: net.d(net.c(net.b(net.a(x)))),
+        a=nn.Conv2d(8, 8, 3, padding="same"),
+        b=conv(8, 8, groups=8),
+        c=conv(8, 8, groups=2),
+        d=nn.Conv2d(8, 4, 3, dilation=2, stride=2),
+    )
+    assert layers(found) == ["a", "b", "c", "d"]
+    assert [site.macs for site in found.sites] == [36 * 8 * 8 * 9, 36 * 8 * 9, 36 * 8 * 4 * 9, 4 * 8 * 9]
+    one = placed(lambda net, x: net.a(x), noise(2, 3, 9), a=nn.Conv1d(3, 4, 3))
+    three = placed(lambda net, x: net.a(x), noise(2, 3, 4, 4, 4), a=nn.Conv3d(3, 4, 3))
+    assert rounded(one) == ["input", "conv1d"] and rounded(three) == ["input", "conv3d"]
+
+
+def test_normalisation_before_a_convolution_is_not_folded():
+    found = placed(lambda net, x: x + net.a(F.relu(net.n(x))), n=nn.BatchNorm2d(8), a=conv(8, 8))
+    assert found.sites[0].norm is None
+    assert rounded(found) == ["input", "relu", "conv2d", "add"]
+
+
+def test_normalisation_that_others_read_past_is_not_folded():
+    found = placed(lambda net, x: (y := net.a(x)) + net.n(y), n=nn.BatchNorm2d(8), a=conv(8, 8))
+    assert found.sites[0].norm is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "run", "reason"),
+    [
+        (
+            {"a": nn.ConvTranspose2d(8, 8, 2)},
+            lambda net, x: net.b(net.a(x)),
+            "no runtime kernel for transposed",
+        ),
+        ({"a": weight_norm(nn.Conv2d(8, 8, 1))}, lambda net, x: net.b(net.a(x)), "its weight is computed"),
+    ],
+)
+def test_what_stays_in_floats_is_named(parts, run, reason):
+    found = placed(run, b=conv(8, 8), **parts)
+    assert layers(found) == ["b"]
+    assert reason in found.floats[0].reason
+
+
+def test_what_is_written_in_place_is_not_rounded_before():
+    def run(net, x):
+        y = net.a(x)
+        y[:, :2] = 0
+        return net.b(y)
+
+    found = placed(run, a=conv(8, 8), b=conv(8, 8))
+    assert layers(found) == ["a"]
+    assert reasons(found) == {"b": "what it reads is written in place"}
+
+
+def test_dead_branches_are_no_layers():
+    def run(net, x):
+        net.b(x)
+        return net.a(x)
+
+    assert layers(placed(run, a=conv(8, 8), b=conv(8, 8))) == ["a"]
+
+
+def test_dropout_only_moves():
+    found = placed(lambda net, x: net.b(net.drop(net.a(x))), a=conv(8, 8), drop=nn.Dropout(), b=conv(8, 8))
+    names = [
+        str(n.target) for n in found.network.graph.nodes if n.op == "call_module" and "weight" not in n.target
+    ]
+    assert names.count("quantizers.conv2d") == 2
+
+
+def test_sums_of_other_shapes_stay():
+    found = placed(
+        lambda net, x: net.a(x) + net.scale, a=conv(8, 8), scale=nn.Parameter(torch.ones(1, 8, 1, 1))
+    )
+    assert rounded(found) == ["input", "conv2d"]
