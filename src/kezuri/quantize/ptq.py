@@ -200,6 +200,7 @@ class _Repairing(fx.Interpreter):
             inputs if rounding.needs else None,
             layer_map(node),
         )
+        rounded = rounded.masked_fill(weight == 0, 0)  # what was pruned stays pruned
         weight.copy_(rounded if gain is None else divided(rounded, gain))
         self.env[node.args[1]] = weight  # type: ignore[index]
 

@@ -47,6 +47,11 @@ class Scheme:
         for name, bits in (*named.items(), *self.layer_bits.items()):
             if type(bits) is not int or bits not in BITS:
                 raise UsageError(f"{name}: bits are from {BITS.start} to {BITS.stop - 1}, got {bits}")
+        if isinstance(self.spared, str) or not all(isinstance(name, str) for name in self.spared):
+            raise UsageError(f"spared are names of layers, got {self.spared!r}")
+        for name in ("per_channel", "attention", "gates"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(f"{name} is true or false, got {value!r}")
         if self.ranges not in get_args(Ranges):
             raise UsageError(f"ranges is one of {', '.join(get_args(Ranges))}; got {self.ranges!r}")
         for name, other in self.replaced.items():
