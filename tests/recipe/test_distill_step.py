@@ -314,3 +314,18 @@ def test_a_saved_model_that_the_recipe_does_not_name_is_refused(ready, resources
     )
     with pytest.raises(CorruptArtifact, match="resnet8 was saved with other options than the recipe names"):
         there.stages.state("1-distill")
+
+
+def test_a_quantized_model_learns_from_the_dense_one(ready, resources):
+    prepared = ready(
+        "  - {use: quantize, train: never}\n  - {use: distill, epochs: 1, lr: 0.01, batch_size: 30}\n"
+    )
+    dense = ModelState(prepared.model)
+    there = replace(resources(prepared), dense=dense)
+    quantize, learn = prepared.recipe.steps
+    state = quantize.apply(dense, there, stage="1-quantize")
+    after = learn.apply(state, there, stage="2-distill")
+    assert after.quantization == state.quantization is not None
+    assert not same(weights(state.model), weights(after.model))
+    again = learn.apply(state, there, stage="2-distill")
+    assert same(weights(again.model), weights(after.model)) and again.quantization == after.quantization

@@ -12,11 +12,12 @@ from kezuri.distill.assistant import Choice, Pupil, between, choose_assistant, t
 from kezuri.distill.distillation import Distillation
 from kezuri.distill.loss import Loss
 from kezuri.distill.losses.logits import Logits
+from kezuri.quantize.qat import ScalesUndecayed
 from kezuri.recipe.chance import chance_accuracy
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import Teaching
-from kezuri.train import Training, estimate_step_seconds, evaluate
+from kezuri.train import Hook, Training, estimate_step_seconds, evaluate
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Distill(Training):
             self,
             seed=derive(resources.seed, stage),
             device=resources.device,
-            hooks=() if begun.masks is None else (begun.masks.hold(),),
+            hooks=_hooks(begun),
             checkpoint=stages.checkpoint(stage),
             progress=listener,
         )
@@ -249,6 +250,12 @@ class Distill(Training):
                 f"to the end, so that the largest is chosen more often than it should be"
             ]
         return []
+
+
+def _hooks(student: ModelState) -> list[Hook]:
+    """What keeps a masked model masked, and learned scales of a quantized one from shrinking."""
+    masked: list[Hook] = [] if student.masks is None else [student.masks.hold()]
+    return masked if student.quantization is None else [*masked, ScalesUndecayed()]
 
 
 def _name(state: ModelState, resources: Resources) -> ModelChoice:
