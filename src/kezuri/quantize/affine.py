@@ -50,11 +50,16 @@ class Grid:
         """
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         if self.symmetric:
-            scale = torch.maximum(-low, high) / self.high
-            return scale.clamp(min=TINY), torch.zeros_like(scale, dtype=torch.int32)
-        scale = ((high - low) / self.high).clamp(min=TINY)
+            scale = _usable(torch.maximum(-low, high) / self.high)
+            return scale, torch.zeros_like(scale, dtype=torch.int32)
+        scale = _usable((high - low) / self.high)
         zero_point = (-low / scale).round().clamp(self.low, self.high)
         return scale, zero_point.to(torch.int32)
+
+
+def _usable(scale: Tensor) -> Tensor:
+    """No scale is next to nothing; of zeros alone it is 1, as some runtimes lose others along with them."""
+    return torch.where(scale > 0, scale.clamp(min=TINY), 1.0)
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, axis: int | None = None) -> Tensor:
