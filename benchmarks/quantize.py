@@ -8,7 +8,7 @@ where installed. All files run in ONNX Runtime on one thread, in turns in one pr
 medians, 10th to 90th percentile. Making a file is timed from the PyTorch model to the file, the export
 included on all sides, in turns too, after a round that does not count. Weights are random, with the
 statistics of batch normalisation filled in, which does not matter to time. MobileNetV2 and ViT-S are those of
-torchvision and timm, where installed.
+torchvision and timm, where installed. ResNet-18 is also cut to half of its channels first.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from kezuri.core.measurement import Measurement
 from kezuri.measure.latency import compare_latency
 from kezuri.model.load import ModelSpec, load_model
 from kezuri.quantize.post_training import quantize
+from kezuri.recipe.prune_channels import prune_channels
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 
 IMAGES = 24
@@ -74,7 +75,12 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     side = SIDES.get(name, 224)
     shape, model = (3, side, side), network(name, side)
     images = torch.randn(IMAGES, *shape)
-    wanted = {"ours": ours, **{peer: PEERS[peer] for peer in options.peers.split(",") if available(peer)}}
+    wanted = {
+        "ours": ours,
+        **{peer: PEERS[peer] for peer in filter(None, options.peers.split(",")) if available(peer)},
+    }
+    if name == "resnet18":
+        wanted["half of the channels cut, then ours"] = halved
     with TemporaryDirectory() as folder:
         files = {maker: Path(folder) / f"{maker}.onnx" for maker in wanted}
         seconds: dict[str, list[float]] = {maker: [] for maker in wanted}
@@ -121,6 +127,12 @@ def network(name: str, side: int) -> nn.Module:
 
 def ours(model: nn.Module, images: Tensor, path: Path) -> None:
     quantize(model, images).export(path)
+
+
+def halved(model: nn.Module, images: Tensor, path: Path) -> None:
+    """Every coupling loses half of its channels first."""
+    pruned = prune_channels(model, images[:2], 0.5, scope="local", round_to=8)
+    quantize(pruned.model, images).export(path)
 
 
 def ort_static(model: nn.Module, images: Tensor, path: Path) -> None:
