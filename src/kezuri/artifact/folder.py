@@ -6,6 +6,7 @@ from pathlib import Path
 from kezuri.core.errors import DataError
 
 RECIPE_JSON = "recipe.json"
+STUDY_JSON = "study.json"
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,31 @@ class RunFolder:
     def model(self, name: str) -> Path:
         """The folder of a model: `dense`, `final`."""
         return self.path / "models" / name
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study: the runs of its cells and what they share."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """What is studied, and what became of each cell."""
+        return self.path / STUDY_JSON
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    def table(self, ending: str) -> Path:
+        """The table as a file: `csv` or `json`."""
+        return self.path / f"table.{ending}"

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from kezuri.cli import bench, check, compare, compress, demo, inspect, list_, new, report, resume, run
+from kezuri.cli import bench, check, compare, compress, demo, inspect, list_, new, report, resume, run, study
 from kezuri.core.errors import Interrupted, KezuriError, KezuriWarning, ResourceError, UsageError, users_line
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("report")(report.report)
 app.command("bench")(bench.bench)
 app.command("list")(list_.list_)
 app.command("new")(new.new)
+app.command("study")(study.study)
 app.command("demo")(demo.demo)
 
 

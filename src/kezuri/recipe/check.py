@@ -58,7 +58,7 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
     if not _existing(runs).is_dir():
         raise UsageError(f"{runs} cannot hold runs: {_existing(runs)} is a file")
     resources = resources_of(prepared, RunFolder(runs / prepared.run_name))
-    check_order(prepared)
+    check_order(prepared.recipe)
     check_ignored(prepared, resources)
     if trace:
         foresee(prepared, resources)

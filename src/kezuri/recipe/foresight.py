@@ -14,6 +14,7 @@ from kezuri.prune.depth import count_blocks
 from kezuri.quantize.network import with_quantizers
 from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import Prepared
+from kezuri.recipe.recipe import Recipe
 from kezuri.recipe.step import ModelState, Resources, Step, steps
 from kezuri.recipe.steps.distill import Distill
 from kezuri.recipe.steps.fixmatch import FixMatchTraining
@@ -66,7 +67,7 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
             missing or does not fit.
         DataError: a class has fewer images than are to keep their label.
     """
-    check_order(prepared)
+    check_order(prepared.recipe)
     scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
     for scene in scenes:
         _check_cutting(scene, prepared)
@@ -78,14 +79,14 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
             export_onnx(model, prepared.data.image_shape, Path(folder) / "model.onnx")
 
 
-def check_order(prepared: Prepared) -> None:
+def check_order(recipe: Recipe) -> None:
     """Refuses steps in an order that makes no sense, before any work.
 
     Raises:
         UsageError: names the two steps and says which order is right.
     """
     quantized = masked = None
-    for number, step in enumerate(prepared.recipe.steps, start=1):
+    for number, step in enumerate(recipe.steps, start=1):
         name, plan = f"step {number} ({steps.name_of(step)})", _pruning(step)
         if quantized is not None and (plan is not None or isinstance(step, PruneBlocks)):
             raise UsageError(

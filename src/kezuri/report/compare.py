@@ -132,12 +132,12 @@ def compare(folders: Sequence[Path], *, keep: float | None = None, sort: str = "
     if not folders:
         raise UsageError("nothing to compare: name at least one run folder")
     runs = [RunView.read(Path(folder), details=False) for folder in dict.fromkeys(folders)]
-    split = _common_split(runs)
+    split = common_split(runs)
     groups: dict[str, list[RunView]] = {}
     for run in runs:
         groups.setdefault(_without_seed(run.recipe), []).append(run)
-    conditions = [_condition(group, split, keep) for group in groups.values()]
-    marked = _mark(conditions)
+    conditions = [condition_of(group, split, keep) for group in groups.values()]
+    marked = mark_front(conditions)
     ordered = sorted(marked, key=lambda c: _order(c, sort))
     able = [c for c in ordered if c.qualifies and c.size is not None]
     best = min(able, key=lambda c: (_mean(c.size), -(_mean(c.accuracy) or 0)), default=None)
@@ -170,7 +170,8 @@ def _asked(keep: float) -> str:
     return f"within {numbers.points(-keep).lstrip('+')} of dense" if keep < 0 else "as accurate as dense"
 
 
-def _common_split(runs: Iterable[RunView]) -> str:
+def common_split(runs: Iterable[RunView]) -> str:
+    """The part of the data that every finished run has a final accuracy on, the test images if they do."""
     ended = [run for run in runs if run.finished]
     return next(
         (s for s in SPLITS if ended and all(r.final("accuracy", split=s) for r in ended)), "validation"
@@ -185,7 +186,8 @@ def _without_seed(recipe: Mapping[str, Any]) -> str:
     return json.dumps(rest, sort_keys=True, default=str)
 
 
-def _condition(runs: list[RunView], split: str, keep: float | None) -> Condition:
+def condition_of(runs: Sequence[RunView], split: str, keep: float | None = None) -> Condition:
+    """Some runs as one condition, named after the first."""
     first = runs[0]
     dense = [found.value for run in runs if (found := run.dense("accuracy", split=split))]
     before = first.dense("size", format=first.size_format)
@@ -198,7 +200,7 @@ def _condition(runs: list[RunView], split: str, keep: float | None) -> Condition
         rate=first.cutting.get("rate"),
         lr_ratio=first.cutting.get("lr_ratio"),
         rounds=fmean(known) if (known := [s for s in stands if s is not None]) else None,
-        hours=_spread([Spread(run.seconds / 3600) for run in runs if run.seconds is not None]),
+        hours=spread_over([Spread(run.seconds / 3600) for run in runs if run.seconds is not None]),
         accuracy=_accuracy(runs, split),
         size=_over(runs, "size", format=first.size_format),
         params=_over(runs, "params"),
@@ -213,7 +215,7 @@ def _condition(runs: list[RunView], split: str, keep: float | None) -> Condition
 def _accuracy(runs: Iterable[RunView], split: str) -> Spread | None:
     """A run that has not ended has only the validation accuracy of its rounds."""
     found = [run.final("accuracy", split=split) or run.final("accuracy", split="validation") for run in runs]
-    return _spread([Spread(m.value, m.low, m.high) for m in found if m is not None])
+    return spread_over([Spread(m.value, m.low, m.high) for m in found if m is not None])
 
 
 def _latency(runs: Sequence[RunView]) -> Spread | None:
@@ -223,10 +225,11 @@ def _latency(runs: Sequence[RunView]) -> Spread | None:
 
 def _over(runs: Iterable[RunView], metric: str, **conditions: Any) -> Spread | None:
     found = [run.final(metric, **conditions) for run in runs]
-    return _spread([Spread(m.value, m.low, m.high) for m in found if m is not None])
+    return spread_over([Spread(m.value, m.low, m.high) for m in found if m is not None])
 
 
-def _spread(values: Sequence[Spread]) -> Spread | None:
+def spread_over(values: Sequence[Spread]) -> Spread | None:
+    """The mean of several, with their standard deviation; one alone as it is."""
     if len(values) < 2:
         return values[0] if values else None
     mean, deviation = fmean(v.value for v in values), stdev(v.value for v in values)
@@ -237,7 +240,8 @@ def _mean(spread: Spread | None) -> float | None:
     return None if spread is None else spread.value
 
 
-def _mark(conditions: Sequence[Condition]) -> list[Condition]:
+def mark_front(conditions: Sequence[Condition]) -> list[Condition]:
+    """The same, with those marked that no other beats in accuracy and size."""
     able = [
         (index, (c.accuracy.value, c.size.value))
         for index, c in enumerate(conditions)

@@ -82,20 +82,21 @@ def _condition_row(c: Condition, *, time: tuple[str, float], scale: float, best:
         Cell(numbers.setting(c.rate, scale=100), c.rate),
         Cell(numbers.setting(c.lr_ratio), c.lr_ratio),
         Cell(numbers.setting(None if c.rounds is None else round(c.rounds, 1)), c.rounds),
-        _spread(c.hours, times=time[1], places=1),
-        _spread(c.accuracy, times=100, places=2),
-        _spread(c.size, times=1 / scale),
+        spread_cell(c.hours, times=time[1], places=1),
+        spread_cell(c.accuracy, times=100, places=2),
+        spread_cell(c.size, times=1 / scale),
         Cell(numbers.times(ratio), ratio),
         Cell(numbers.count(None if c.params is None else c.params.value), _mean(c.params)),
         Cell(numbers.count(None if c.macs is None else c.macs.value), _mean(c.macs)),
-        _spread(c.latency),
+        spread_cell(c.latency),
         Cell(str(len(c.folders)), len(c.folders)),
         Cell.word(c.status),
         Cell(mark, {BEST: "best", FRONT: "front"}.get(mark)),
     )
 
 
-def _spread(spread: Spread | None, *, times: float = 1.0, places: int | None = None) -> Cell:
+def spread_cell(spread: Spread | None, *, times: float = 1.0, places: int | None = None) -> Cell:
+    """The mean and one standard deviation, `times` as large."""
     if spread is None:
         return Cell(DASH)
 

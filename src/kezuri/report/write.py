@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kezuri.artifact.atomic import write_bytes
-from kezuri.artifact.folder import RunFolder
+from kezuri.artifact.folder import RunFolder, StudyFolder
+from kezuri.report.allocation import allocation_chart
 from kezuri.report.compare import compare
 from kezuri.report.page import comparison_page, run_page
 from kezuri.report.pareto import pareto_chart
 from kezuri.report.plots import Chart, damage_chart, layers_chart, png, rounds_chart
 from kezuri.report.reading import RunView
+from kezuri.report.study import StudyView, study_table
+from kezuri.report.study_page import methods_chart, study_page
 from kezuri.report.tradeoff import tradeoff_chart
 
 
@@ -58,12 +61,36 @@ def write_comparison(
     return out
 
 
+def write_study(path: Path) -> Path:
+    """Writes `report.html`, `plots/*.png`, `table.csv` and `table.json` of a study, finished or not.
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        DataError: the folder holds no study.
+        CorruptArtifact: a file of the study cannot be read.
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    study, home = StudyView.read(path), StudyFolder(path)
+    drawn = {"methods": methods_chart(study), "pareto": pareto_chart(study.comparison)}
+    charts = {name: chart for name, chart in drawn.items() if chart is not None}
+    for name, chart in charts.items():
+        write_bytes(home.plots / f"{name}.png", png(chart))
+    table = study_table(study)
+    write_bytes(home.table("csv"), table.csv().encode())
+    write_bytes(home.table("json"), table.json().encode())
+    write_bytes(home.report, study_page(study, charts).encode())
+    return home.report
+
+
 def run_charts(run: RunView) -> dict[str, Chart]:
-    """The charts there is something to draw for: `rounds`, `pareto`, `layers`, `damage`."""
+    """The charts there is something to draw for: `rounds`, `pareto`, `layers`, `bits`, `damage`."""
     charts = {
         "rounds": rounds_chart(run),
         "pareto": tradeoff_chart(run),
         "layers": layers_chart(run.layers),
+        "bits": allocation_chart(run.allocation) if run.allocation else None,
         "damage": damage_chart(run.damage),
     }
     return {name: chart for name, chart in charts.items() if chart is not None}

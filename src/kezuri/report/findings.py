@@ -1,0 +1,158 @@
+"""What a study says about the usual claims: each is looked up in the measured rows, and told either way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import hypot
+from typing import Literal
+
+from kezuri.report import numbers
+from kezuri.report.compare import Spread
+from kezuri.report.grid import Cell, Column, Grid
+from kezuri.report.study import BASE, Row, StudyView
+
+Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
+
+QUARTER = (0.20, 0.30)
+"""What counts as about a quarter."""
+
+LOST = 0.01
+"""Accuracy that may go before it counts as lost, as the floor of a recipe by default."""
+
+SMALLER = 0.98
+"""A file below this share of another is smaller."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, what the study says about it, and the numbers that it rests on."""
+
+    claim: str
+    verdict: Verdict
+    numbers: str
+
+
+def findings(study: StudyView) -> list[Finding]:
+    """The claims one by one, in order."""
+    made: tuple[Callable[[StudyView], Finding], ...] = (_quarter, _assistant, _convolutions, _chain)
+    return [find(study) for find in made]
+
+
+def findings_table(study: StudyView) -> Grid:
+    """The claims as a table."""
+    columns = (
+        Column("claim", "claim", align="left"),
+        Column("verdict", "verdict", align="left"),
+        Column("numbers", "measured", align="left"),
+    )
+    found = findings(study)
+    rows = tuple((Cell.word(one.claim), Cell.word(one.verdict), Cell.word(one.numbers)) for one in found)
+    note = (
+        "Accuracies count as different when they are further apart than one standard deviation of their "
+        "difference over the seeds (of a single seed: than the 95 % interval)."
+    )
+    return Grid("", columns, rows, (note,))
+
+
+def _quarter(study: StudyView) -> Finding:
+    claim = "8 bits take about a quarter of the size"
+    base, found = study.row(BASE), [row for name in ("ptq", "qat") if (row := study.row(name))]
+    if base is None or not found:
+        return Finding(claim, "not measured", f"needs the rows {BASE} and ptq or qat")
+    shares = [_size(row) / _size(base) for row in found]
+    told = ", ".join(
+        f"{row.name} {numbers.percent(share, 1)} of {numbers.size(_size(base))} at {_change(row, base)}"
+        for row, share in zip(found, shares, strict=True)
+    )
+    about = all(QUARTER[0] <= share <= QUARTER[1] for share in shares)
+    return Finding(claim, "holds" if about else "does not hold", told)
+
+
+def _assistant(study: StudyView) -> Finding:
+    claim = "an assistant helps where the teacher is far larger than the student"
+    rows = [study.row(name) for name in ("distilled-assistant", "distilled", BASE, "teacher")]
+    assisted, taught, base, teacher = rows
+    if assisted is None or taught is None or base is None or teacher is None:
+        return Finding(claim, "not measured", "needs the methods distill and assistant")
+    alone = study.row("student-longer")
+    parts = [
+        f"gap: the teacher has {numbers.times(_ratio(teacher, base, 'macs'))} the MACs, "
+        f"{numbers.times(_ratio(teacher, base, 'params'))} the parameters and {_change(teacher, base)}",
+        *(f"{row.name} {_accuracy(row)}" for row in (assisted, taught, alone) if row is not None),
+        f"epochs each: {numbers.setting(assisted.epochs)}",
+    ]
+    verdict = {1: "holds", 0: "undecided", -1: "does not hold"}[_compare(assisted, taught)]
+    return Finding(claim, verdict, "; ".join(parts))  # type: ignore[arg-type]
+
+
+def _convolutions(study: StudyView) -> Finding:
+    claim = "cutting channels of convolutions layer by layer beats cutting those of dense layers"
+    conv, dense = (study.row(f"prune-local-structured-{kind}") for kind in ("conv", "dense"))
+    if conv is None or dense is None:
+        return Finding(claim, "not measured", "needs both rows prune-local-structured-…")
+    better, share = _compare(conv, dense), _size(conv) / _size(dense)
+    smaller = 1 if share < SMALLER else -1 if share > 1 / SMALLER else 0
+    told = ", ".join(f"{row.name} {_accuracy(row)} at {numbers.size(_size(row))}" for row in (conv, dense))
+    score = (better > 0 or smaller > 0) - (better < 0 or smaller < 0)
+    verdict: Verdict = "holds" if score > 0 else "does not hold" if score < 0 else "undecided"
+    return Finding(claim, verdict, told)
+
+
+def _chain(study: StudyView) -> Finding:
+    claim = "a chain of all three compresses most without losing accuracy"
+    base = study.row(BASE)
+    chains = [row for row in study.rows if row.method == "chain" and row.condition is not None]
+    if base is None or not chains:
+        return Finding(claim, "not measured", "needs the method chain")
+    able = [row for row in study.rows if row.condition is not None and row.method != "teacher"]
+    keeping = [row for row in able if _mean(row) >= _mean(base) - LOST]
+    smallest = min(keeping, key=_size)
+    first = study.row("distill-prune-quantize") or chains[0]
+    told = (
+        f"{len(keeping)} of {len(able)} rows lose at most {numbers.points(LOST).lstrip('+')} against {BASE}; "
+        f"the smallest of them is {smallest.name}, {numbers.times(_size(base) / _size(smallest))} smaller at "
+        f"{_change(smallest, base)}"
+    )
+    if first is not smallest:
+        smaller = numbers.times(_size(base) / _size(first))
+        told += f"; {first.name} is {smaller} smaller at {_change(first, base)}"
+    return Finding(claim, "holds" if smallest in chains else "does not hold", told)
+
+
+def _compare(one: Row, other: Row) -> int:
+    """1 if the first is more accurate beyond the spread, -1 if less, else 0."""
+    first, second = _right(one), _right(other)
+    apart, spread = first.value - second.value, hypot(_deviation(first), _deviation(second))
+    return 0 if abs(apart) <= spread else 1 if apart > 0 else -1
+
+
+def _deviation(spread: Spread) -> float:
+    return 0.0 if spread.low is None or spread.high is None else (spread.high - spread.low) / 2
+
+
+def _right(row: Row) -> Spread:
+    assert row.condition is not None and row.condition.accuracy is not None
+    return row.condition.accuracy
+
+
+def _mean(row: Row) -> float:
+    return _right(row).value
+
+
+def _size(row: Row) -> float:
+    assert row.condition is not None and row.condition.size is not None
+    return row.condition.size.value
+
+
+def _ratio(one: Row, other: Row, metric: Literal["macs", "params"]) -> float | None:
+    first, second = (getattr(row.condition, metric) for row in (one, other))
+    return first.value / second.value if first and second and second.value else None
+
+
+def _accuracy(row: Row) -> str:
+    right = _right(row)
+    around = "" if right.deviation is None else f" {numbers.PLUS_MINUS} {right.deviation * 100:.2f}"
+    return f"{right.value * 100:.2f}{around} %"
+
+
+def _change(row: Row, base: Row) -> str:
+    return numbers.points(_mean(row) - _mean(base))

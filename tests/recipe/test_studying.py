@@ -1,0 +1,134 @@
+"""A small study from start to table, stopped on the way."""
+
+import json
+
+import pytest
+
+from kezuri.artifact.folder import StudyFolder
+from kezuri.core.errors import Interrupted
+from kezuri.recipe.listener import SilentListener
+from kezuri.recipe.model_choice import ModelChoice
+from kezuri.recipe.study import Plan
+from kezuri.recipe.studying import layers_of, run_study
+from kezuri.report.findings import findings
+from kezuri.report.study import StudyView, refusals_table, study_table
+from kezuri.report.write import write_study
+
+
+class Stopping(SilentListener):
+    """Ctrl-C in the second training."""
+
+    def __init__(self):
+        self.said, self.begun = [], 0
+
+    def start(self, task, *, total, done):
+        self.begun += 1
+
+    def advance(self, steps, figures):
+        if self.begun == 2:
+            raise KeyboardInterrupt
+
+    def say(self, text):
+        self.said.append(text)
+
+
+class Hearing(SilentListener):
+    def __init__(self):
+        self.trainings = 0
+
+    def start(self, task, *, total, done):
+        self.trainings += 1
+
+
+@pytest.fixture(scope="module")
+def plan(images):
+    return Plan(
+        data=str(images),
+        student=ModelChoice("plain2", {"width": 0.25}),
+        teacher=ModelChoice("plain2", {"width": 0.5}),
+        epochs=4,
+        seeds=1,
+        methods=("chain",),
+        batch_size=8,
+        lr=0.005,
+    )
+
+
+@pytest.fixture(scope="module")
+def stopped(plan, tmp_path_factory):
+    """A study that was stopped in its second training, and what it said."""
+    folder, listener = tmp_path_factory.mktemp("study"), Stopping()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        run_study(plan, folder, device="cpu", listener=listener, threads=1)
+    return StudyFolder(folder), listener, StudyView.read(folder)
+
+
+@pytest.fixture(scope="module")
+def done(plan, stopped):
+    """The same study gone on with; the student, which was finished, is left as it is."""
+    folder, _, _ = stopped
+    student = next(folder.runs.glob("student-*")) / "measurements.jsonl"
+    before = student.stat().st_mtime_ns
+    run_study(plan, folder.path, device="cpu", threads=1)
+    assert student.stat().st_mtime_ns == before
+    return folder
+
+
+def test_what_was_done_before_the_stop_stands(stopped):
+    _, listener, view = stopped
+    assert [line.split()[0] for line in listener.said] == ["1/8"]
+    assert {row.name: row.status for row in view.rows if row.condition} == {"student": "finished"}
+    assert study_table(view).text().count("not started") == 4
+    assert all(one.verdict == "not measured" for one in findings(view)[1:])
+
+
+def test_it_goes_on_and_ends(done):
+    view = StudyView.read(done.path)
+    assert [row.status for row in view.rows].count("finished") == 5 and not view.failed
+    assert [row.status for row in view.rows].count("refused") == 3
+
+
+def test_shared_weights_are_trained_once(done):
+    students = {
+        json.loads(path.read_text())["model"]["weights"] for path in done.runs.glob("*-*/recipe.json")
+    }
+    assert len(students - {None}) == 1
+    assert len(list((done.path / "weights").iterdir())) == 2
+
+
+def test_the_chain_is_smaller_and_every_row_is_measured(done):
+    view = StudyView.read(done.path)
+    student, chain = view.row("student"), view.row("distill-prune-quantize")
+    assert chain.condition.size.value < 0.4 * student.condition.size.value
+    rows = json.loads(study_table(view).json())
+    measured = [row for row in rows if row["status"] == "finished"]
+    for row in measured:
+        assert all(
+            row[key] is not None for key in ("accuracy", "size", "packed", "efficiency", "latency", "params")
+        )
+    assert any(row["front"] for row in measured)
+
+
+def test_refused_orders_are_shown_with_the_reason(done):
+    said = refusals_table(StudyView.read(done.path)).text()
+    assert said.count("cannot prune what step") == 3 and "distill-quantize-prune" in said
+
+
+def test_the_report_lies_in_the_folder(done):
+    page = write_study(done.path).read_text(encoding="utf-8")
+    assert "quantize-distill-prune" in page and "http://" not in page.partition("<script")[0]
+    assert done.table("csv").read_text().startswith("name,epochs,accuracy")
+    assert {path.name for path in done.plots.iterdir()} == {"methods.png", "pareto.png"}
+
+
+def test_again_does_nothing(plan, done):
+    listener = Hearing()
+    run_study(plan, done.path, device="cpu", listener=listener, threads=1)
+    assert listener.trainings == 0
+
+
+def test_layers_are_told_apart():
+    from kezuri.model.load import load_model
+
+    layers = layers_of(load_model("lenet5", classes=10, image_shape=(1, 28, 28)))
+    assert layers.conv == ("conv1", "conv2") and layers.dense == ("fc1", "fc2", "fc3")

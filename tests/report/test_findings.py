@@ -1,0 +1,105 @@
+"""Findings are read off the measured rows, and told either way."""
+
+import json
+from typing import Any
+
+import pytest
+
+from kezuri.core.errors import CorruptArtifact, DataError
+from kezuri.report.findings import findings, findings_table
+from kezuri.report.study import StudyView, study_table
+from kezuri.report.study_page import methods_chart, study_page
+
+PLAN = {"data": "mnist", "epochs": 4, "seeds": 1, "student": {"use": "plain2", "options": {"width": 0.25}}}
+
+
+@pytest.fixture
+def study(make_run, tmp_path):
+    """`study({"student": (0.7, 0), …})`: accuracy and rounds of cutting, which make the file smaller."""
+
+    def make(rows: dict[str, Any], seeds=(0.0,), **entries):
+        cells = []
+        for name, (right, rounds) in rows.items():
+            method = "chain" if name.count("-") == 2 and "prune-" in name[1:] else name
+            for seed, off in enumerate(seeds):
+                drop = {"accuracy": right + off + 0.002, "drop": 0.0}
+                make_run(f"{name}-{seed}", name=name, seed=seed, rounds=rounds + 1, rolled_back=(), **drop)
+                said = {"status": "finished", "run": f"{name}-{seed}", "reason": None}
+                cells.append({"name": name, "method": method, "seed": seed, "epochs": 4, **said})
+        for name, reason in entries.items():
+            said = {"status": "refused", "run": None, "reason": reason}
+            cells.append({"name": name, "method": "chain", "seed": 0, "epochs": 4, **said})
+        (tmp_path / "study.json").write_text(json.dumps({"plan": PLAN, "cells": cells}))
+        return StudyView.read(tmp_path)
+
+    return make
+
+
+def verdicts(view):
+    return [one.verdict for one in findings(view)]
+
+
+BOTH = "prune-local-structured-"
+
+
+def test_all_of_them_hold_where_the_numbers_say_so(study):
+    view = study(
+        {
+            "student": (0.7, 0),
+            "teacher": (0.77, 0),
+            "distilled": (0.71, 0),
+            "distilled-assistant": (0.75, 0),
+            "ptq": (0.7, 4),
+            f"{BOTH}conv": (0.69, 3),
+            f"{BOTH}dense": (0.6, 2),
+            "distill-prune-quantize": (0.695, 6),
+        }
+    )
+    assert verdicts(view) == ["holds"] * 4
+    quarter, assistant, conv, chain = findings(view)
+    assert "ptq 24.0 % of" in quarter.numbers
+    assert "distilled-assistant 75.00 %; distilled 71.00 %" in assistant.numbers
+    assert "69.00 %" in conv.numbers and "60.00 %" in conv.numbers
+    assert "distill-prune-quantize, 8.5× smaller at −0.5 points" in chain.numbers
+    assert "4 of 4 claims hold on mnist" in study_page(view, {})
+
+
+def test_none_of_them_holds_where_the_numbers_say_so(study):
+    view = study(
+        {
+            "student": (0.7, 0),
+            "teacher": (0.77, 0),
+            "distilled": (0.75, 0),
+            "distilled-assistant": (0.71, 0),
+            "ptq": (0.7, 2),
+            f"{BOTH}conv": (0.6, 2),
+            f"{BOTH}dense": (0.69, 3),
+            "distill-prune-quantize": (0.5, 6),
+        }
+    )
+    assert verdicts(view) == ["does not hold"] * 4
+    assert "distill-prune-quantize is 8.5× smaller at −20 points" in findings(view)[3].numbers
+
+
+def test_what_lies_within_the_spread_is_undecided(study):
+    rows = {"student": (0.7, 0), "teacher": (0.75, 0), "distilled": (0.71, 0)}
+    near = study({**rows, "distilled-assistant": (0.712, 0)}, seeds=(0.01, 0.0, -0.01))
+    assert verdicts(near)[1] == "undecided"
+    assert near.row("student").condition.accuracy.runs == 3
+
+
+def test_what_was_not_measured_is_said(study):
+    view = study({"student": (0.7, 0)}, ptq="too few")
+    assert verdicts(view) == ["not measured"] * 4
+    said = study_table(view).text()
+    assert "refused" in said and findings_table(view).rows
+    assert "too few" in study_page(view, {})
+    assert methods_chart(view) is not None
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(DataError):
+        StudyView.read(tmp_path)
+    (tmp_path / "study.json").write_text("[]")
+    with pytest.raises(CorruptArtifact, match="does not hold a study"):
+        StudyView.read(tmp_path)
