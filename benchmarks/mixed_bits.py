@@ -4,8 +4,8 @@
 
 A published CIFAR-10 ResNet with weights of 4, 3 and 2 bits (the first and the last layer 8, as `quantize`
 has it) and activations of 8; and with the bits that `allocate` chooses within as many bytes, from a table
-that was measured once. Everything is chosen and calibrated on training images, of which batch normalisation is
-estimated anew, too; accuracy is that of images held out from the test part, which the network never saw.
+that was measured once. Everything is chosen and calibrated on training images, of which batch normalisation
+is estimated anew, too; accuracy is that of images held out from the test part, which the network never saw.
 Some three minutes of one core.
 """
 
@@ -71,7 +71,8 @@ def main() -> None:
         )
         print(
             f"{bits} bits: {size:,.0f} bytes ({size / costs.whole.size:.1%}): "
-            f"uniform {found['uniform']:.2%}, mixed {found['mixed']:.2%} in {chosen.cost.size:,.0f}: {list(mixed.values())}",
+            f"uniform {found['uniform']:.2%}, mixed {found['mixed']:.2%} "
+            f"in {chosen.cost.size:,.0f}: {list(mixed.values())}",
             flush=True,
         )
     conditions = {"model": options.model, "images": options.images, "validation": options.validation}

@@ -188,3 +188,16 @@ def test_a_comparison_has_a_page_and_a_picture(make_run: MakeRun, tmp_path: Path
     assert "img" not in [tag for tag, _ in page.found]
     assert _policy(page)["default-src"] == ["'none'"]
     assert "steep" in out.read_text(encoding="utf-8")
+
+
+def test_bits_chosen_under_a_budget_are_drawn_and_listed(make_run: MakeRun) -> None:
+    folder = make_run("r")
+    plain = write_report(folder).read_text()
+    assert not (folder / "plots" / "bits.png").exists() and "<h2>Bits" not in plain
+    options = {"conv1": {"bits": 8, "sparsity": 0.0}, "conv<2>": {"bits": 3, "sparsity": 0.5}}
+    point = {"size": 2e5, "macs": 1e6, "latency": None, "loss": 0.1, "options": options}
+    content = {"metric": "size", "front": [point], "uniform": [{**point, "name": "8 bits"}], "chosen": point}
+    (folder / "allocation.json").write_text(json.dumps(content))
+    page = write_report(folder).read_text()
+    assert (folder / "plots" / "bits.png").read_bytes().startswith(b"\x89PNG")
+    assert "conv&lt;2&gt;" in page and "holds 8 bits for each weight" in page

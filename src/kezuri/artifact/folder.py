@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def allocation(self) -> Path:
+        """Which layer got how many bits, and the choices that no other beats."""
+        return self.path / "allocation.json"
+
+    @property
     def stages(self) -> Path:
         """What resuming needs; each finished stage has its folder."""
         return self.path / "stages"

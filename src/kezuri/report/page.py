@@ -41,6 +41,7 @@ def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
             markup.section(
                 "Layers", _figure("layers", charts), markup.fold("All layers, with reasons", layers)
             ),
+            *([markup.section("Bits", _figure("bits", charts), _bits(run))] if run.allocation else []),
             markup.section("Classes", _figure("damage", charts), _classes(run)),
             markup.section("Decisions", markup.table(decisions_table(run))),
             markup.section("Checks", markup.table(checks_table(run))),
@@ -94,6 +95,24 @@ def layers_table(run: RunView) -> Grid:
             Cell.word(layer.reason) if layer.reason else Cell(""),
         )
         for layer in run.layers
+    ]
+    return Grid("", columns, tuple(rows))
+
+
+def bits_table(run: RunView) -> Grid:
+    """What was chosen for each layer under a budget."""
+    columns = (
+        Column("layer", "layer", align="left"),
+        Column("bits", "bits"),
+        Column("sparsity", "sparsity"),
+    )
+    rows = [
+        (
+            Cell.word(layer),
+            Cell(numbers.count(option["bits"]), option["bits"]),
+            Cell(numbers.percent(option["sparsity"]), option["sparsity"]),
+        )
+        for layer, option in run.allocation["chosen"]["options"].items()
     ]
     return Grid("", columns, tuple(rows))
 
@@ -217,6 +236,14 @@ def _classes(run: RunView) -> str:
     columns = (Column("class", "class", align="left"), Column("lost", "accuracy lost, points"))
     rows = [(Cell.word(name), Cell(numbers.fixed(lost * 100, 2), lost)) for name, lost in run.damage]
     return markup.fold("All classes", markup.table(Grid("", columns, tuple(rows))))
+
+
+def _bits(run: RunView) -> str:
+    note = (
+        "Size is that of a file in which every layer has its own bits; one for ONNX Runtime holds 8 bits for "
+        "each weight."
+    )
+    return markup.fold("All layers", markup.table(bits_table(run))) + markup.paragraph(note, "note")
 
 
 def _reproduce(run: RunView) -> Iterable[str]:

@@ -16,7 +16,7 @@ from kezuri.core.measurement import Measurement
 
 # What a comparison does not show, most of it one line a layer or a class: not worth parsing a thousand times.
 DETAILS = tuple(
-    f'{{"metric": "{name}"' for name in ("channels", "class_damage", "loss", "memory", "efficiency")
+    f'{{"metric": "{name}"' for name in ("bits", "channels", "class_damage", "loss", "memory", "efficiency")
 )
 SPLITS = ("test", "validation")
 FORMATS = ("safetensors", "onnx", "onnx.xz")
@@ -194,6 +194,12 @@ class RunView:
                 state = "cut" if after < before else "kept"
                 found[str(said["layer"])] = Layer(str(said["layer"]), before, after, state, "")
         return tuple(found.values())
+
+    @cached_property
+    def allocation(self) -> Mapping[str, Any]:
+        """The bits of each layer under a budget, with the choices that no other beats; empty without one."""
+        path = RunFolder(self.path).allocation
+        return _mapping(read_json(path)) if path.exists() else {}
 
     @property
     def damage(self) -> list[tuple[str, float]]:

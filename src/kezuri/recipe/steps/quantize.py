@@ -1,30 +1,29 @@
 """The step that turns the model into integers, with or without training it."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal, get_args
 
-from torch import nn
-
-from kezuri.core.errors import GoalUnreachable, UsageError
+from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
-from kezuri.core.measurement import Measurement
-from kezuri.core.seeds import derive
-from kezuri.measure.accuracy import accuracy_measurement
+from kezuri.model.sites import prunable_weights
+from kezuri.quantize.allocation import Budget
 from kezuri.quantize.observer import Observer
 from kezuri.quantize.observers.min_max import MinMax
-from kezuri.quantize.post_training import calibration_batches, keeping, post_training
+from kezuri.quantize.observers.mse import Mse
 from kezuri.quantize.ptq import PostTraining
-from kezuri.quantize.qat import ScalesUndecayed
-from kezuri.quantize.quantized import Quantized
 from kezuri.quantize.rounding import Rounding
 from kezuri.quantize.roundings.nearest import Nearest
 from kezuri.quantize.scheme import Scheme
 from kezuri.recipe.finetune import Finetune
+from kezuri.recipe.quantizing import Quantizing
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import objective_of
-from kezuri.train import estimate_step_seconds, evaluate, fit
+from kezuri.train import estimate_step_seconds
 
 Train = Literal["never", "if_needed", "always"]
+
+SLOWER = 1.5  # a training step with quantizers
+FORWARD = 0.3  # of a training step
 
 
 @steps.register("quantize")
@@ -33,11 +32,13 @@ class Quantize(Scheme):
     """Integers of 8 bits or less for weights and activations, after training or with training.
 
     Ranges come from a few training images. If accuracy then is below the floor, layers are left in floats,
-    those that suffer most first; if no choice of layers holds it, the quantized model is trained. What came
-    out best is kept in any case.
+    those that suffer most first; if no choice of layers holds it, the quantized model is trained. Under a
+    budget each layer has the bits that were chosen for it, and none is left in floats. What came out best is
+    kept in any case.
 
     Attributes:
-        observer, weight_observer: how ranges are found.
+        observer: how ranges of activations are found.
+        weight_observer: of weights; "min_max" for 8 bits and "mse" for less, if none is named.
         rounding: to which neighbour on the grid each weight goes.
         equalize: whether to even out the ranges of channels between layers first.
         correct_bias: whether to take the mean error of each output out of its bias.
@@ -46,12 +47,15 @@ class Quantize(Scheme):
         train: whether the quantized model is trained: "never", "if_needed" for the floor, "always".
         finetune: that training. Batch normalisation is alive in it, and folded when the file is written.
         keep: the accuracy to keep, when it is not the recipe's goal.
+        budget: what the weights may cost, such as `{size: 0.15}` of the model as this step finds it; each
+            layer gets the bits (and sparsity) that lose least, chosen from the budget's `bits` and
+            `sparsities`. What each layer loses is measured once and kept in the run.
     """
 
     compresses: ClassVar[bool] = True
 
     observer: Observer = field(default_factory=MinMax)
-    weight_observer: Observer = field(default_factory=MinMax)
+    weight_observer: Observer | None = None
     rounding: Rounding = field(default_factory=Nearest)
     equalize: bool = False
     correct_bias: bool = False
@@ -60,6 +64,7 @@ class Quantize(Scheme):
     train: Train = "if_needed"
     finetune: Finetune = field(default_factory=lambda: Finetune(epochs=2, lr=0.01, lr_ratio=1.0))
     keep: Goal | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +72,19 @@ class Quantize(Scheme):
             raise UsageError(f"train is one of {', '.join(get_args(Train))}; got {self.train!r}")
         if self.replaced and self.train == "never":
             raise UsageError("replaced activations need training: use train: always, or replace none")
+        if self.budget is not None and (self.layer_bits or self.bits != 8):
+            given = "layer_bits" if self.layer_bits else f"bits {self.bits}"
+            raise UsageError(
+                f"{given} and a budget cannot both be: a budget chooses the bits of each layer; say in "
+                "budget.bits from which"
+            )
         self.method()
+
+    @property
+    def lowest(self) -> int:
+        """The fewest bits that a weight may get."""
+        chosen = () if self.budget is None else self.budget.bits
+        return min([self.bits, *self.layer_bits.values(), *chosen])
 
     def scheme(self) -> Scheme:
         """Bits and places alone."""
@@ -77,7 +94,7 @@ class Quantize(Scheme):
         """How ranges are found."""
         return PostTraining(
             observer=self.observer,
-            weight_observer=self.weight_observer,
+            weight_observer=self.weight_observer or (Mse() if self.lowest < 8 else MinMax()),
             rounding=self.rounding,
             equalize=self.equalize,
             correct_bias=self.correct_bias,
@@ -87,122 +104,29 @@ class Quantize(Scheme):
 
     def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:
         """Quantizes, or returns what an earlier run left."""
-        stages, listener = resources.stages, resources.listener
-        if stages.record(stage) is not None:
-            return stages.state(stage)
-        work = _Work(self, state, resources, stage)
-        result, accuracy = work.run()
-        for line in str(result.report).splitlines():
-            listener.say(line)
-        if accuracy < work.floor:
-            listener.warn(f"validation accuracy {accuracy:.2%} is below the floor {work.floor:.2%}")
-        ended = replace(state, model=result.model, quantization=result.prepared.scheme)
-        share = Measurement("integer_share", result.report.integer_share, "fraction")
-        stages.finish(
-            stage,
-            record={
-                "accuracy": accuracy,
-                "floor": work.floor,
-                "spared": list(result.report.spared),
-                "how": work.how,
-            },
-            measurements=[*work.measured, share],
-            state=ended,
-        )
-        return ended
+        if resources.stages.record(stage) is not None:
+            return resources.stages.state(stage)
+        return Quantizing(self, state, resources, stage).run()
 
     def seconds(self, state: ModelState, resources: Resources) -> float:
-        """A timed training step for every batch of the training, if there is one; calibration is quick."""
-        if self.train != "always":
-            return 10.0
+        """From a timed training step: the training, if there is one, and the trials for a budget."""
         batches = -(-len(resources.data.train) // self.finetune.batch_size)
         training = self.finetune.training(1)
-        step = estimate_step_seconds(state.model, resources.data, training, device=resources.device)
-        return 1.5 * self.finetune.epochs * batches * step
+        objective = None if self.train != "always" else objective_of(self.finetune.distill, resources)
+        step = estimate_step_seconds(
+            state.model, resources.data, training, device=resources.device, objective=objective
+        )
+        total = 10.0
+        if self.train == "always":
+            total += SLOWER * self.finetune.epochs * batches * step
+        if self.budget is not None:
+            tries = len(prunable_weights(state.model)) * len(self.budget.bits) * len(self.budget.sparsities)
+            total += tries * FORWARD * step * self.images / self.finetune.batch_size
+        return total
 
     def warnings(self) -> list[str]:
         """Settings known to fail, with the reason."""
-        low = min([self.bits, self.activation_bits, *self.layer_bits.values()])
-        if low < 4 and self.train == "never":
+        low = min(self.lowest, self.activation_bits)
+        if low < 4 and self.train == "never" and self.budget is None:
             return [f"{low} bits without training lose most of the accuracy (train: always, ranges: learned)"]
         return []
-
-
-class _Work:
-    """One run of the step."""
-
-    def __init__(self, plan: Quantize, state: ModelState, resources: Resources, stage: str) -> None:
-        if state.quantization is not None:
-            raise UsageError("the model is quantized already: quantize once, with the bits it shall have")
-        self.plan, self.state, self.resources, self.stage = plan, state, resources, stage
-        self.measured: list[Measurement] = []
-        self.how = ""
-        goal = plan.keep or resources.goal
-        start = resources.dense if plan.keep is None and resources.dense is not None else state
-        self.floor = goal.floor(
-            evaluate(start.model, resources.data.validation, device=resources.device).accuracy
-        )
-
-    def run(self) -> tuple[Quantized, float]:
-        """The result, and its validation accuracy."""
-        plan, model, resources = self.plan, self.state.model, self.resources
-        seed = derive(resources.seed, self.stage)
-        batches = calibration_batches(model, resources.data, plan.method(), seed=seed)
-        scheme, method = plan.scheme(), plan.method()
-        result = post_training(model, batches, scheme, method, resources.listener)
-        found = self._told(result, "after calibration")
-        if plan.train == "always":
-            return self._trained(result)
-        if found >= self.floor:
-            return result, found
-        try:
-            kept = keeping(
-                model,
-                batches,
-                scheme,
-                method,
-                accuracy=self._accuracy,
-                floor=self.floor,
-                progress=resources.listener,
-            )
-            return kept, self._told(kept, "some layers in floats")
-        except GoalUnreachable as error:
-            resources.listener.warn(str(error))
-        if plan.train == "never":
-            return result, found
-        trained, reached = self._trained(result)
-        if reached >= found:
-            return trained, reached
-        again = post_training(model, batches, scheme, method, resources.listener)
-        return again, self._told(again, "as before training, which did not help")
-
-    def _trained(self, result: Quantized) -> tuple[Quantized, float]:
-        """The same one, trained."""
-        plan, resources = self.plan, self.resources
-        if plan.ranges == "learned":
-            result.train_ranges("learned")
-        held = () if self.state.masks is None else (self.state.masks.hold(),)
-        fit(
-            result.model,
-            resources.data,
-            plan.finetune.training(1),
-            seed=derive(resources.seed, self.stage, "finetune"),
-            device=resources.device,
-            checkpoint=resources.stages.checkpoint(self.stage),
-            progress=resources.listener,
-            hooks=(*held, ScalesUndecayed()),
-            objective=objective_of(plan.finetune.distill, resources),
-        )
-        return result, self._told(result, "after training")
-
-    def _told(self, result: Quantized, how: str) -> float:
-        self.how = how
-        found = evaluate(result.model, self.resources.data.validation, device=self.resources.device)
-        correct = int((found.predictions == found.labels).sum())
-        row = accuracy_measurement(correct, len(found.labels), split="validation")
-        self.measured.append(row.under(model="quantized", moment=how))
-        self.resources.listener.say(f"quantized, {how}: validation accuracy {found.accuracy:.2%}")
-        return found.accuracy
-
-    def _accuracy(self, model: nn.Module) -> float:
-        return evaluate(model, self.resources.data.validation, device=self.resources.device).accuracy

@@ -4,13 +4,11 @@ import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from torch import nn
-
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
 from kezuri.model.coupling import couple
-from kezuri.prune.masks import Masks
 from kezuri.prune.regularizer import Regularizer
+from kezuri.quantize.qat import ScalesUndecayed
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import Teaching, objective_of
 from kezuri.train import Hook, Training, estimate_step_seconds, evaluate, fit
@@ -19,7 +17,7 @@ from kezuri.train import Hook, Training, estimate_step_seconds, evaluate, fit
 @steps.register("train")
 @dataclass(frozen=True)
 class Train(Training):
-    """Trains all weights of the model.
+    """Trains all weights of the model; of a quantized one, to live with its steps.
 
     Attributes:
         unless_accuracy: skip the training when the model already has this validation accuracy.
@@ -58,7 +56,7 @@ class Train(Training):
             device=resources.device,
             checkpoint=stages.checkpoint(stage),
             progress=listener,
-            hooks=self._hooks(model, state.masks, resources),
+            hooks=self._hooks(replace(state, model=model), resources),
             objective=objective_of(self.distill, resources),
         )
         listener.say(
@@ -71,12 +69,14 @@ class Train(Training):
         stages.manifest.update(trained_here=True)
         return trained
 
-    def _hooks(self, model: nn.Module, masks: Masks | None, resources: Resources) -> list[Hook]:
+    def _hooks(self, state: ModelState, resources: Resources) -> list[Hook]:
         """What else happens in each step."""
-        hooks: list[Hook] = [] if masks is None else [masks.hold()]
+        hooks: list[Hook] = [] if state.masks is None else [state.masks.hold()]
+        if state.quantization is not None:
+            hooks.append(ScalesUndecayed())
         if self.regularizer is not None:
-            couplings = couple(model, resources.example) if self.regularizer.coupled else None
-            hooks.append(self.regularizer.hook(model, couplings))
+            couplings = couple(state.model, resources.example) if self.regularizer.coupled else None
+            hooks.append(self.regularizer.hook(state.model, couplings))
         return hooks
 
     def seconds(self, state: ModelState, resources: Resources) -> float:

@@ -1,0 +1,463 @@
+"""The step `quantize`: after calibration, under a budget, with training; with what comes before and after it."""
+
+import copy
+import json
+from collections import OrderedDict
+from dataclasses import replace
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from kezuri.artifact.folder import RunFolder
+from kezuri.artifact.journal import Journal
+from kezuri.artifact.manifest import Manifest
+from kezuri.core.errors import GoalUnreachable, Interrupted, KezuriError, RecipeError, UnknownName, UsageError
+from kezuri.core.goal import Goal
+from kezuri.data import from_tensors
+from kezuri.quantize.allocation import Budget
+from kezuri.quantize.fake import WeightQuant, quantizers_of
+from kezuri.quantize.observers.mse import Mse
+from kezuri.quantize.roundings.gptq import Gptq
+from kezuri.recipe.check import estimate
+from kezuri.recipe.document import parse
+from kezuri.recipe.foresight import foresee
+from kezuri.recipe.listener import SilentListener
+from kezuri.recipe.prepare import prepare
+from kezuri.recipe.recipe import recipe_from, recipe_from_json
+from kezuri.recipe.run import resources_of, run
+from kezuri.recipe.step import ModelState
+from kezuri.recipe.steps.quantize import Quantize
+from kezuri.train import Training, evaluate, fit
+
+TEXT = """\
+name: small
+model: {use: <in memory>}
+data: {use: <in memory>}
+goal: {accuracy: -0.9}
+steps:
+"""
+TUNED = "finetune: {epochs: 1, lr: 0.02, batch_size: 30}"
+HARD = "bits: 2, edge_bits: 2, activation_bits: 2, weight_observer: min_max"
+ALONE = f"{HARD}, spared: [second, third, head], keep: {{accuracy: 0}}"  # one layer is left
+LAYERS = ["first", "second", "third", "head"]
+MASKED = (
+    "  - {use: prune, criterion: l2, granularity: weight, schedule: {use: one_shot, sparsity: 0.5},\n"
+    "     finetune: {epochs: 1, lr: 0.02, batch_size: 30}}\n"
+)
+CUT = MASKED.replace("granularity: weight, ", "").replace("0.5", "0.2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    images = torch.randn(3, 1, 8, 8, generator=draw)[labels] + torch.randn(240, 1, 8, 8, generator=draw)
+    return from_tensors((images[:180], labels[:180]), (images[180:], labels[180:]), validation=60)
+
+
+@pytest.fixture(scope="module")
+def dense(data):
+    """Trained."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            OrderedDict(
+                first=nn.Conv2d(1, 8, 3, bias=False),
+                norm=nn.BatchNorm2d(8),
+                relu=nn.ReLU(),
+                second=nn.Conv2d(8, 8, 3),
+                relu2=nn.ReLU(),
+                flat=nn.Flatten(),
+                third=nn.Linear(128, 16),
+                relu3=nn.ReLU(),
+                head=nn.Linear(16, 3),
+            )
+        )
+    fit(model, data, Training(epochs=8, lr=0.05, batch_size=30), seed=0, device="cpu")
+    return model.eval()
+
+
+@pytest.fixture
+def ready(data, dense):
+    """A recipe with these steps, prepared."""
+
+    def ready(steps):
+        return prepare(recipe_from(parse(TEXT + steps)), model=copy.deepcopy(dense), data=data, device="cpu")
+
+    return ready
+
+
+@pytest.fixture
+def apply(ready, tmp_path):
+    """The state after a recipe's last step alone, and what the run's folder has of it."""
+
+    def apply(step, name="run", listener=None, goal=None):
+        prepared = ready(f"  - {{use: quantize, {step}}}\n")
+        resources = resources_of(prepared, RunFolder(tmp_path / name), listener)
+        state = ModelState(prepared.model)
+        resources = replace(resources, dense=state, goal=goal or resources.goal)
+        after = prepared.recipe.steps[0].apply(state, resources, stage="1-quantize")
+        return after, resources
+
+    return apply
+
+
+class Hearing(SilentListener):
+    def __init__(self):
+        self.said, self.warned = [], []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def warn(self, text):
+        self.warned.append(text)
+
+
+class Stopping(SilentListener):
+    """Stops after so many steps of anything."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def advance(self, steps, _figures):
+        self.left -= steps
+        if self.left == 0 and steps:
+            raise KeyboardInterrupt
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def rows(resources, metric):
+    return [row for row in resources.stages.journal.read() if row.metric == metric]
+
+
+def accuracy(state, resources):
+    return evaluate(state.model, resources.data.validation, device="cpu").accuracy
+
+
+def integers_of(path):
+    """Every weight of a file as integers, by its shape's size."""
+    graph = onnx.load(path).graph
+    arrays = [numpy_helper.to_array(one) for one in graph.initializer]
+    return [array for array in arrays if array.dtype == "int8" and array.ndim >= 2]
+
+
+def test_a_recipe_names_all_of_it_and_keeps_every_setting():
+    text = TEXT + (
+        "  - {use: quantize, bits: 8, observer: {use: percentile, percent: 99.9}, rounding: gptq, train: always,\n"
+        "     ranges: learned, finetune: {distill: {loss: attention}}, keep: {accuracy: -0.02},\n"
+        "     budget: {size: 0.15, bits: [8, 4, 2], sparsities: [0, 0.5]}}\n"
+    )
+    recipe = recipe_from(parse(text))
+    step = recipe.steps[0]
+    assert step.budget == Budget(size=0.15, bits=(8, 4, 2), sparsities=(0.0, 0.5))
+    assert step.keep == Goal(accuracy=-0.02) and step.rounding == Gptq() and step.ranges == "learned"
+    assert step.method().weight_observer == Mse()
+    assert recipe_from_json(json.loads(json.dumps(recipe.to_json())), "recipe.json").steps[0] == step
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("bits: 9", "bits: bits are from 2 to 8, got 9"),
+        ("train: maybe", "expected 'never', 'if_needed' or 'always', got 'maybe'"),
+        ("ranges: moved", "expected .* got 'moved'"),
+        ("images: 0", "calibration needs an image at least, got images=0"),
+        ("replaced: {hardswish: relu}, train: never", "replaced activations need training"),
+        ("observer: max", "no observer named 'max'"),
+        ("layer_bits: {conv1: 1}", "bits are from 2 to 8, got 1"),
+        ("budget: {}", "a budget is on one of size and macs, .* got none"),
+        ("budget: {size: 0.1, macs: 0.5}", "got both"),
+        ("budget: {latency: 2}", "no budget on latency: the runtime computes in 8 bits"),
+        ("budget: {macs: 0.5}", "fewer bits are no fewer macs: give sparsities"),
+        ("budget: {size: -1}", "must be above 0, got -1"),
+        ("budget: {size: 0.1, bits: [16]}", "bits are from 2 to 8, got .16."),
+        ("budget: {size: 0.1, sparsities: [1]}", r"sparsities are fractions in \[0, 1\)"),
+        ("budget: {size: 0.1, bit: [2]}", "has no setting 'bit' .* did you mean 'bits'"),
+        ("budget: {size: 0.1}, bits: 4", "bits 4 and a budget cannot both be"),
+        ("budget: {size: 0.1}, layer_bits: {conv1: 4}", "layer_bits and a budget cannot both be"),
+        ("epochs: 3", "has no setting 'epochs'"),
+    ],
+)
+def test_wrong_settings_are_refused_with_their_line(settings, message):
+    with pytest.raises((RecipeError, UnknownName), match=rf":6: .*{message}"):
+        recipe_from(parse(TEXT + f"  - {{use: quantize, {settings}}}\n"))
+
+
+def test_calibration_alone_where_it_holds_the_floor(apply, data):
+    after, resources = apply("images: 64")
+    record = resources.stages.record("1-quantize")
+    assert record["how"] == "after calibration" and record["spared"] == [] and record["allocation"] is None
+    assert record["accuracy"] == accuracy(after, resources) >= record["floor"]
+    assert set(record["bits"].values()) == {8} and [*record["bits"]] == LAYERS
+    assert rows(resources, "integer_share")[0].value == 1
+    assert {row.conditions["layer"]: row.value for row in rows(resources, "bits")} == record["bits"]
+    again, _ = apply("images: 64")  # the finished stage, read back
+    assert again.quantization == after.quantization and same(again.model, after.model)
+    images = data.validation.images[:8]
+    assert torch.equal(again.model.eval()(images), after.model.eval()(images))
+    assert not resources.stages.folder.allocation.exists()
+
+
+def test_layers_stay_in_floats_where_the_floor_asks_for_it(apply):
+    hearing = Hearing()
+    low = f"{HARD}, train: never, keep: {{accuracy: 0}}"
+    after, resources = apply(low, listener=hearing)
+    record = resources.stages.record("1-quantize")
+    assert record["how"] == "some layers in floats" and record["spared"]
+    assert record["accuracy"] == accuracy(after, resources) >= record["floor"]
+    assert after.quantization.spared == tuple(record["spared"])
+    assert not set(record["spared"]) & set(record["bits"])
+    moments = [row.conditions["moment"] for row in rows(resources, "accuracy")]
+    assert moments == ["after calibration", "some layers in floats"]
+    assert any("in floats" in line and "left in floats as asked" in line for line in hearing.said)
+    assert not hearing.warned
+    assert same(apply(low)[0].model, after.model)
+
+
+def test_a_floor_that_nothing_holds_is_said(apply):
+    hearing = Hearing()
+    after, resources = apply(f"{ALONE}, train: never", listener=hearing)
+    record = resources.stages.record("1-quantize")
+    assert record["how"] == "after calibration" and record["accuracy"] < record["floor"]
+    assert "is not kept in integers" in hearing.warned[0] and "is below the floor" in hearing.warned[1]
+    assert accuracy(after, resources) == record["accuracy"]
+
+
+def test_training_where_no_choice_of_layers_holds_the_floor(apply):
+    after, resources = apply(f"{ALONE}, ranges: learned, {TUNED}")
+    record = resources.stages.record("1-quantize")
+    moments = [row.conditions["moment"] for row in rows(resources, "accuracy")]
+    assert moments == ["after calibration", "after training"]
+    assert record["accuracy"] == max(row.value for row in rows(resources, "accuracy"))
+    assert accuracy(after, resources) == record["accuracy"]
+
+
+@pytest.mark.parametrize("ranges", ["fixed", "moving", "learned"])
+def test_training_always_with_each_kind_of_range(apply, ranges):
+    step = f"{HARD}, ranges: {ranges}, finetune: {{epochs: 4, lr: 0.02, batch_size: 30}}"
+    after, resources = apply(f"{step}, train: always")
+    record = resources.stages.record("1-quantize")
+    told = {row.conditions["moment"]: row.value for row in rows(resources, "accuracy")}
+    assert record["how"] == "after training" and told["after training"] > told["after calibration"]
+    assert record["accuracy"] == accuracy(after, resources)
+    calibrated, _ = apply(f"{step}, train: never", name="plain")
+    scales, before = (
+        {
+            name: one.scale.clone()
+            for name, one in quantizers_of(state.model).items()
+            if not isinstance(one, WeightQuant)
+        }
+        for state in (after, calibrated)
+    )
+    moved = [name for name in scales if not torch.equal(scales[name], before[name])]
+    assert bool(moved) == (ranges != "fixed")
+    again, _ = apply(f"{step}, train: always")  # read back
+    assert same(again.model, after.model)
+    assert {one.ranges for one in quantizers_of(again.model).values()} == {
+        one.ranges for one in quantizers_of(after.model).values()
+    }
+
+
+def test_training_that_ruins_the_model_is_not_kept(apply):
+    after, resources = apply("train: always, finetune: {epochs: 1, lr: 30, batch_size: 30}")
+    record = resources.stages.record("1-quantize")
+    told = {row.conditions["moment"]: row.value for row in rows(resources, "accuracy")}
+    if told["after training"] < told["after calibration"]:
+        assert record["how"] == "after calibration, as training did not help"
+    assert record["accuracy"] == max(told.values()) == accuracy(after, resources)
+
+
+def test_the_dense_model_teaches_the_quantized_one(apply):
+    plain, _ = apply(f"bits: 3, train: always, {TUNED}")
+    taught, resources = apply(
+        "bits: 3, train: always, finetune: {epochs: 1, lr: 0.02, batch_size: 30, distill: {loss: attention}}",
+        name="taught",
+    )
+    assert not same(plain.model, taught.model)
+    assert not quantizers_of(resources.dense.model)
+
+
+def test_bits_are_chosen_under_a_budget_and_the_table_is_kept(apply):
+    hearing = Hearing()
+    after, resources = apply("budget: {size: 0.16, bits: [8, 4, 2]}, images: 64", listener=hearing)
+    record = resources.stages.record("1-quantize")
+    chosen = record["allocation"]["chosen"]
+    assert chosen["size"] <= record["allocation"]["limit"]
+    assert record["allocation"]["limit"] == pytest.approx(0.16 * record["allocation"]["whole"]["size"])
+    assert record["bits"] == {layer: option["bits"] for layer, option in chosen["options"].items()}
+    assert len(set(record["bits"].values())) > 1 and record["bits"] == dict(after.quantization.layer_bits)
+    packed = [row for row in rows(resources, "size") if row.conditions["format"] == "packed"]
+    assert packed[0].value == chosen["size"] and packed[0].unit == "bytes"
+    content = json.loads(resources.stages.folder.allocation.read_text())
+    assert content["metric"] == "size" and content["chosen"] == chosen and content["stage"] == "1-quantize"
+    costs = [point["size"] for point in content["front"]]
+    assert costs == sorted(costs) and {point["name"] for point in content["uniform"]} == {
+        "8 bits",
+        "4 bits",
+        "2 bits",
+    }
+    assert any(" bits: size is " in line for line in hearing.said)
+    table = json.loads((resources.stages.folder.stage("1-quantize") / "sensitivity.json").read_text())
+    assert len(table["entries"]) == 3 * len(record["bits"])
+
+
+def test_no_layer_is_left_in_floats_under_a_budget(apply):
+    hearing = Hearing()
+    step = "budget: {size: 0.1, bits: [2]}, activation_bits: 2, train: never, keep: {accuracy: 0}, images: 64"
+    _, resources = apply(step, listener=hearing)
+    record = resources.stages.record("1-quantize")
+    assert record["spared"] == [] and set(record["bits"].values()) == {2}
+    assert record["accuracy"] < record["floor"] and "below the floor" in hearing.warned[0]
+
+
+def test_a_budget_out_of_reach_is_refused_before_anything_is_measured(apply, tmp_path):
+    with pytest.raises(GoalUnreachable, match="no choice of options brings size down to"):
+        apply("budget: {size: 0.01}")
+    assert not (tmp_path / "run" / "stages" / "1-quantize" / "sensitivity.json").exists()
+
+
+def test_zeros_may_be_chosen_and_stay_through_training(apply):
+    step = f"budget: {{macs: 0.6, bits: [8], sparsities: [0, 0.5]}}, train: always, images: 64, {TUNED}"
+    after, resources = apply(step)
+    record = resources.stages.record("1-quantize")
+    thinned = [
+        name for name, one in record["allocation"]["chosen"]["options"].items() if one["sparsity"] == 0.5
+    ]
+    assert thinned and set(after.masks) == {f"{name}.weight" for name in thinned}
+    assert record["allocation"]["chosen"]["macs"] <= record["allocation"]["limit"]
+    weights = dict(after.model.named_parameters())
+    for name, kept in after.masks.items():
+        assert not weights[name][~kept].any() and int(kept.sum()) == kept.numel() - round(kept.numel() / 2)
+    assert any(bool(parameter.any()) for parameter in resources.dense.model.parameters())
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_masks_survive_in_the_file(ready, tmp_path, rounding):
+    steps = (
+        f"{MASKED}  - {{use: quantize, bits: 4, rounding: {rounding}, train: always, images: 64, {TUNED}}}\n"
+    )
+    prepared = ready(steps)
+    folder = run(prepared, runs=tmp_path, threads=1)
+    state = resources_of(prepared, folder).stages.state_in(folder.model("final"))
+    weights = dict(state.model.named_parameters())
+    assert state.masks.sparsity == pytest.approx(0.5, abs=0.01)
+    for name, kept in state.masks.items():
+        assert not weights[name][~kept].any()
+    zeros = sum(int((array == 0).sum()) for array in integers_of(folder.model("final") / "model.onnx"))
+    assert zeros >= state.masks.removed
+    assert Manifest(folder).read()["status"] == "finished"
+
+
+CHAIN = (
+    CUT
+    + "  - {use: quantize, budget: {size: 0.2, bits: [8, 4]}, ranges: learned, train: always, images: 64,\n"
+    + "     finetune: {epochs: 3, lr: 0.02, batch_size: 30, distill: {}}}\n"
+    + "  - {use: train, epochs: 1, lr: 0.01, batch_size: 30}\n"
+)
+
+
+def test_cut_quantize_and_train_stopped_anywhere_end_the_same(ready, tmp_path):
+    """Killed in the retraining after the cut, while measuring, in the training of integers and once more."""
+    whole = run(ready(CHAIN), runs=tmp_path / "whole", threads=1)
+    for after in (2, 10, 15, 5):
+        with pytest.raises(Interrupted):
+            run(ready(CHAIN), runs=tmp_path / "parts", threads=1, listener=Stopping(after))
+    parts = run(ready(CHAIN), runs=tmp_path / "parts", threads=1)
+    prepared = ready(CHAIN)
+    one, other = (
+        resources_of(prepared, folder).stages.state_in(folder.model("final")) for folder in (whole, parts)
+    )
+    assert same(one.model, other.model)
+    assert one.quantization == other.quantization and set(one.quantization.layer_bits.values()) <= {4, 8}
+    files = [(folder.model("final") / "model.onnx").read_bytes() for folder in (whole, parts)]
+    assert files[0] == files[1]
+    assert whole.allocation.read_bytes() == parts.allocation.read_bytes()
+    calibrated = resources_of(prepared, whole).stages.state("2-quantize")
+    assert not same(calibrated.model, one.model)  # the last training went on with quantizers on
+    assert all(quantizer.on for quantizer in quantizers_of(one.model).values())
+    layers = {m.conditions.get("layer") for m in Journal(whole.measurements).read() if m.metric == "bits"}
+    assert layers == set(one.quantization.layer_bits)
+
+
+class Counting(SilentListener):
+    """How many losses of a table were measured."""
+
+    def __init__(self):
+        self.what, self.count = "", 0
+
+    def start(self, what, total, done):
+        self.what = what
+
+    def advance(self, steps, _figures):
+        self.count += steps if self.what == "sensitivity" else 0
+
+
+def test_a_killed_measuring_goes_on(apply):
+    step = "budget: {size: 0.16, bits: [8, 4, 2]}, images: 64"
+    with pytest.raises(KeyboardInterrupt):
+        apply(step, listener=Stopping(7))
+    counting = Counting()
+    after, resources = apply(step, listener=counting)
+    assert counting.count == 12 - 7
+    whole, _ = apply(step, name="whole")
+    assert same(whole.model, after.model) and resources.stages.record("1-quantize")["how"]
+
+
+QUANTIZE = "  - {use: quantize}\n"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (QUANTIZE + CUT, r"step 2 \(prune\) cannot prune what step 1 \(quantize\) has quantized"),
+        (QUANTIZE + MASKED, r"step 2 \(prune\) cannot prune what step 1"),
+        (QUANTIZE + "  - {use: pcas, epochs: 1}\n", r"step 2 \(pcas\) cannot prune what step 1"),
+        (QUANTIZE * 2, r"step 2 \(quantize\) quantizes again what step 1 \(quantize\) has quantized"),
+        (MASKED + CUT + QUANTIZE, r"step 2 \(prune\) cannot cut what step 1 \(prune\) has masked"),
+        ("  - {use: quantize, spared: [conv9]}\n", "no layer to quantize named 'conv9'"),
+        ("  - {use: quantize, layer_bits: {conv9: 4}}\n", "no layer to quantize named 'conv9'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(ready, tmp_path, steps, message):
+    prepared = ready(steps)
+    with pytest.raises(KezuriError, match=message):
+        run(prepared, runs=tmp_path)
+    with pytest.raises(KezuriError, match=message):
+        foresee(prepared, resources_of(prepared, RunFolder(tmp_path / "other")))
+    with pytest.raises(KezuriError, match=message):
+        estimate(prepared, tmp_path, trace=True)
+
+
+def test_a_floor_above_the_start_is_refused(apply):
+    with pytest.raises(GoalUnreachable, match="the model starts at"):
+        apply("keep: {accuracy: 0.999}")
+
+
+def test_a_quantized_model_is_not_quantized_again(apply, ready, tmp_path):
+    after, resources = apply("images: 64")
+    with pytest.raises(UsageError, match="quantized already"):
+        Quantize().apply(after, resources, stage="2-quantize")
+
+
+def test_time_is_estimated_and_unwise_settings_are_named(ready, tmp_path):
+    def seconds(settings):
+        return estimate(ready(f"  - {{use: quantize, {settings}}}\n"), tmp_path).seconds
+
+    assert seconds("train: never") < seconds("train: always, finetune: {epochs: 300}")
+    assert Quantize(bits=3, train="never").warnings()[0].startswith("3 bits without training lose")
+    assert not Quantize(bits=3).warnings() and not Quantize(train="never").warnings()
