@@ -42,10 +42,10 @@ def names(tmp_path_factory):
 
 
 def test_there_are_blocks_to_run():
-    assert len(BLOCKS) == 3 and any("cut(" in block for block in BLOCKS)
+    assert len(BLOCKS) == 4 and any("cut(" in block for block in BLOCKS)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["compress", "channels", "pieces"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["compress", "channels", "integers", "pieces"])
 def test_the_python_runs(block, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
