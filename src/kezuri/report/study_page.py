@@ -22,9 +22,9 @@ def study_page(study: StudyView, charts: Mapping[str, Chart]) -> str:
     rest = markup.table(table, marked=marked) if most.columns != table.columns else ""
     plan = study.plan
     lead = (
-        f"{plan['data']}: {len(study.rows)} rows, {plan['seeds']} seeds, "
-        f"{numbers.setting(plan['epochs'])} epochs a training; accuracy on the {study.split} "
-        "images, which each run looked at once, at its end."
+        f"{plan['data']}: {len(study.rows)} rows; seeds: {plan['seeds']}; epochs of a training: "
+        f"{numbers.setting(plan['epochs'])}. Accuracy on the {study.split} images, which each run looked at "
+        "once, at its end."
     )
     body = "\n".join(
         (
