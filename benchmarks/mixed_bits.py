@@ -17,13 +17,13 @@ from typing import Any
 from record import record
 
 from kezuri import evaluate, load_data, load_model
-from kezuri.quantize.bits import allocate
-from kezuri.quantize.layer_losses import LayerCosts, layer_inputs, measure_layers
-from kezuri.quantize.observers.mse import Mse
-from kezuri.quantize.post_training import calibration_batches, post_training
-from kezuri.quantize.ptq import PostTraining
-from kezuri.quantize.scheme import Scheme
-from kezuri.quantize.sensitivity import Cost, Option
+from kezuri.quantization.bits import allocate
+from kezuri.quantization.layer_losses import LayerCosts, layer_inputs, measure_layers
+from kezuri.quantization.observers.mse import Mse
+from kezuri.quantization.post_training import calibration_batches, post_training
+from kezuri.quantization.ptq import PostTraining
+from kezuri.quantization.scheme import Scheme
+from kezuri.quantization.sensitivity import Cost, Option
 
 NORMALIZE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BITS = (8, 6, 5, 4, 3, 2)

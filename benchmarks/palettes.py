@@ -25,8 +25,8 @@ from torch import nn
 from kezuri import evaluate, fit, load_data, load_model
 from kezuri.data import Data
 from kezuri.data.augment import Flip, PadCrop
-from kezuri.quantize.palette import Palettes, palettize
-from kezuri.quantize.palette_file import PaletteFile, read_palettes, write_palettes
+from kezuri.quantization.palette import Palettes, palettize
+from kezuri.quantization.palette_file import PaletteFile, read_palettes, write_palettes
 from kezuri.train import Training
 
 NORMALIZE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

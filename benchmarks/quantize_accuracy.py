@@ -27,9 +27,9 @@ from torch import nn
 from kezuri import Training, evaluate, fit, load_data, load_model
 from kezuri.data import Data
 from kezuri.data.augment import Flip, PadCrop
-from kezuri.quantize.fake import Ranges
-from kezuri.quantize.post_training import quantize
-from kezuri.quantize.qat import ScalesUndecayed
+from kezuri.quantization.fake import Ranges
+from kezuri.quantization.post_training import quantize
+from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.train.loop import Loop
 
 NORMALIZE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what the published weights were trained with

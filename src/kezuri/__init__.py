@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from kezuri.data import load_data as load_data
     from kezuri.model.coupling import couple as couple
     from kezuri.model.load import load_model as load_model
-    from kezuri.model.portable import read_model as read_model
-    from kezuri.model.portable import save_model as save_model
     from kezuri.model.proof import cut as cut
     from kezuri.prune.gather import gather as gather
     from kezuri.prune.select import select_masks as select_masks
+    from kezuri.quantization.portable import read_model as read_model
+    from kezuri.quantization.portable import save_model as save_model
+    from kezuri.quantization.post_training import quantize as quantize
     from kezuri.recipe.compress import compress as compress
+    from kezuri.recipe.distill import distill as distill
     from kezuri.recipe.prepare import prepare as prepare
     from kezuri.recipe.prune_blocks import prune_blocks as prune_blocks
     from kezuri.recipe.prune_channels import prune_channels as prune_channels
     from kezuri.recipe.recipe import load_recipe as load_recipe
     from kezuri.recipe.run import resume as resume
     from kezuri.recipe.run import run as run
-    from kezuri.report.write import write_report as write_report
     from kezuri.runtime.export import export_onnx as export_onnx
-    from kezuri.runtime.parity import check_parity as check_parity
     from kezuri.train.evaluate import evaluate as evaluate
     from kezuri.train.fit import fit as fit
     from kezuri.train.training import Training as Training
@@ -40,21 +40,21 @@ _HOMES = {
     "load_data": "kezuri.data",
     "couple": "kezuri.model.coupling",
     "load_model": "kezuri.model.load",
-    "read_model": "kezuri.model.portable",
-    "save_model": "kezuri.model.portable",
+    "read_model": "kezuri.quantization.portable",
+    "save_model": "kezuri.quantization.portable",
     "cut": "kezuri.model.proof",
     "gather": "kezuri.prune.gather",
     "select_masks": "kezuri.prune.select",
+    "quantize": "kezuri.quantization.post_training",
     "compress": "kezuri.recipe.compress",
+    "distill": "kezuri.recipe.distill",
     "prepare": "kezuri.recipe.prepare",
     "prune_blocks": "kezuri.recipe.prune_blocks",
     "prune_channels": "kezuri.recipe.prune_channels",
     "load_recipe": "kezuri.recipe.recipe",
     "resume": "kezuri.recipe.run",
     "run": "kezuri.recipe.run",
-    "write_report": "kezuri.report.write",
     "export_onnx": "kezuri.runtime.export",
-    "check_parity": "kezuri.runtime.parity",
     "Training": "kezuri.train.training",
     "evaluate": "kezuri.train.evaluate",
     "fit": "kezuri.train.fit",

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import kezuri.distill
-from kezuri.distill.loss import Lesson, losses
-from kezuri.distill.tap import Pair
+import kezuri.distillation
+from kezuri.distillation.loss import Lesson, losses
+from kezuri.distillation.tap import Pair
 
 SIZES = {"a": (4, 8, 8), "b": (6, 4, 4), "c": (8, 2, 2)}
 WIDER = {"A": (5, 8, 8), "B": (7, 4, 4), "C": (9, 2, 2)}
@@ -39,7 +39,7 @@ def lesson(loss, *, mixed=False, alike=False, progress=1.0, seed=0):
 
 
 def test_there_are_losses_to_test():
-    assert len(losses) >= 4 and kezuri.distill.losses is not None
+    assert len(losses) >= 4 and kezuri.distillation.losses is not None
 
 
 @pytest.mark.parametrize("mixed", [False, True])

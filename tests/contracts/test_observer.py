@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import kezuri.quantize.observers
+import kezuri.quantization.observers
 from kezuri.core.errors import DataError, MissingEvidence, ShapeError, UsageError
-from kezuri.quantize.affine import Grid
-from kezuri.quantize.observer import observers
+from kezuri.quantization.affine import Grid
+from kezuri.quantization.observer import observers
 
 OBSERVERS = {name: observers[name]() for name in sorted(observers)}
 PER_CHANNEL = {name: observer for name, observer in OBSERVERS.items() if observer.per_channel}
@@ -42,7 +42,7 @@ def seen(observer, grid, *batches, axis=None):
 def test_there_are_observers_to_test():
     assert len(observers) >= 5
     assert len(PER_CHANNEL) >= 4
-    assert kezuri.quantize.observers is not None
+    assert kezuri.quantization.observers is not None
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (64, 3), (4, 3, 5, 5), (2, 3, 4, 4, 4)], ids=str)

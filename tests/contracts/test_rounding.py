@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import kezuri.quantize.roundings
+import kezuri.quantization.roundings
 from kezuri.core.errors import DataError, MissingEvidence, ShapeError
-from kezuri.quantize.affine import Grid
-from kezuri.quantize.rounding import LayerMap, roundings
-from kezuri.quantize.roundings.adaround import AdaRound
+from kezuri.quantization.affine import Grid
+from kezuri.quantization.rounding import LayerMap, roundings
+from kezuri.quantization.roundings.adaround import AdaRound
 
 ROUNDINGS = {name: roundings[name]() for name in sorted(roundings)} | {"adaround": AdaRound(iterations=100)}
 LAYERS = {
@@ -54,7 +54,7 @@ def answer(weight, inputs, layer):
 
 def test_there_are_roundings_to_test():
     assert len(roundings) >= 4
-    assert kezuri.quantize.roundings is not None
+    assert kezuri.quantization.roundings is not None
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)

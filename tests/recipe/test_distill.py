@@ -5,7 +5,7 @@ from torch.utils.data import TensorDataset
 
 from kezuri.core.errors import UnknownName, UsageError
 from kezuri.data import from_tensors
-from kezuri.distill import Distillation, Logits
+from kezuri.distillation import Distillation, Logits
 from kezuri.prune.masks import Masks
 from kezuri.recipe.distill import distill
 from kezuri.train import Training, evaluate, fit

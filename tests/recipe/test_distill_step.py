@@ -11,7 +11,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.manifest import Manifest
 from kezuri.core.errors import CorruptArtifact, DataError, Interrupted, RecipeError, UsageError
 from kezuri.data import from_tensors
-from kezuri.distill import Attention, Hint, Logits
+from kezuri.distillation import Attention, Hint, Logits
 from kezuri.measure.macs import count_params
 from kezuri.model.load import ModelSpec, load_model
 from kezuri.model.portable import read_model, save_model

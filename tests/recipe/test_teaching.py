@@ -12,7 +12,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
-from kezuri.distill import Attention, Logits
+from kezuri.distillation import Attention, Logits
 from kezuri.prune.criteria.norm import L2
 from kezuri.prune.granularity import Weight
 from kezuri.prune.masks import Masks

@@ -7,8 +7,8 @@ import torch
 
 from kezuri.core.errors import ModelError
 from kezuri.model.portable import read_model
-from kezuri.quantize.fake import quantizers_of
-from kezuri.quantize.post_training import quantize
+from kezuri.quantization.fake import quantizers_of
+from kezuri.quantization.post_training import quantize
 
 from .hard import hard
 from .rough import roughened

@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-import kezuri.distill  # noqa: F401  registers the losses
+import kezuri.distillation  # noqa: F401  registers the losses
 from kezuri.core.errors import UsageError
 from kezuri.core.progress import Progress
 from kezuri.core.seeds import derive
 from kezuri.data import Data, from_dataset
-from kezuri.distill.assistant import Choice, Pupil, choose_assistant, teach_in_turn
-from kezuri.distill.loss import Loss, losses
+from kezuri.distillation.assistant import Choice, Pupil, choose_assistant, teach_in_turn
+from kezuri.distillation.loss import Loss, losses
 from kezuri.train import Fitted, Hook, Training, evaluate
 from kezuri.train.device import Device
 

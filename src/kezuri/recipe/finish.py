@@ -18,8 +18,8 @@ from kezuri.measure.memory import peak_memory
 from kezuri.measure.size import file_sizes, weights_size
 from kezuri.measure.sparsity import sparsity
 from kezuri.model.program import Program
-from kezuri.quantize.export import export_quantized
-from kezuri.quantize.parity import check_quantized_parity
+from kezuri.quantization.export import export_quantized
+from kezuri.quantization.parity import check_quantized_parity
 from kezuri.recipe.answer import answer
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.runtime.export import export_onnx

@@ -11,7 +11,7 @@ from kezuri.core.errors import ModelError, UsageError
 from kezuri.model.coupling import couple, protected_parameters
 from kezuri.model.depth import find_blocks
 from kezuri.prune.depth import count_blocks
-from kezuri.quantize.network import with_quantizers
+from kezuri.quantization.network import with_quantizers
 from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.recipe import Recipe

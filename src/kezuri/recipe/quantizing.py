@@ -12,11 +12,11 @@ from kezuri.core.measurement import Measurement
 from kezuri.core.seeds import derive
 from kezuri.measure.accuracy import accuracy_measurement
 from kezuri.prune.masks import Masks
-from kezuri.quantize.allocation import Allocated, allocate_layers, without
-from kezuri.quantize.bits import front_to_json
-from kezuri.quantize.post_training import calibration_batches, keeping, post_training
-from kezuri.quantize.qat import ScalesUndecayed
-from kezuri.quantize.quantized import Quantized
+from kezuri.quantization.allocation import Allocated, allocate_layers, without
+from kezuri.quantization.bits import front_to_json
+from kezuri.quantization.post_training import calibration_batches, keeping, post_training
+from kezuri.quantization.qat import ScalesUndecayed
+from kezuri.quantization.quantized import Quantized
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.recipe.teaching import objective_of
 from kezuri.train import evaluate, fit

@@ -10,7 +10,7 @@ from kezuri.core.registry import Registry
 @cache
 def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.data.augment import Augment, augmentations
-    from kezuri.distill.loss import Loss, losses
+    from kezuri.distillation.loss import Loss, losses
     from kezuri.prune.allocation import Allocation, allocations
     from kezuri.prune.criterion import Criterion, criteria
     from kezuri.prune.depth import BlockCriterion, block_criteria
@@ -18,15 +18,15 @@ def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.prune.regularizer import Regularizer, regularizers
     from kezuri.prune.schedule import Schedule, schedules
     from kezuri.prune.scope import Scope, scopes
-    from kezuri.quantize.observer import Observer, observers
-    from kezuri.quantize.rounding import Rounding, roundings
+    from kezuri.quantization.observer import Observer, observers
+    from kezuri.quantization.rounding import Rounding, roundings
     from kezuri.recipe.step import Step, steps
     from kezuri.train.lr_schedules import LrSchedule, lr_schedules
     from kezuri.train.optimizers import Optimizer, optimizers
 
-    import_module("kezuri.distill")
-    import_module("kezuri.quantize.observers")
-    import_module("kezuri.quantize.roundings")
+    import_module("kezuri.distillation")
+    import_module("kezuri.quantization.observers")
+    import_module("kezuri.quantization.roundings")
     import_module("kezuri.recipe.steps")  # their members register themselves
     return {
         Allocation: allocations,

@@ -21,8 +21,8 @@ from kezuri.model.load import ModelSpec
 from kezuri.model.program import Program
 from kezuri.model.structure_file import STRUCTURE, read_document
 from kezuri.prune.masks import Masks
-from kezuri.quantize.network import Quantizable
-from kezuri.quantize.portable import quantization_of, read_model, save_model, scheme_of
+from kezuri.quantization.network import Quantizable
+from kezuri.quantization.portable import quantization_of, read_model, save_model, scheme_of
 from kezuri.recipe.finish import STAGE, finish
 from kezuri.recipe.foresight import foresee, warnings_of
 from kezuri.recipe.listener import Listener, SilentListener

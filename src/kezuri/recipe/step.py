@@ -13,7 +13,7 @@ from kezuri.data import Data
 from kezuri.model.load import ModelSpec
 from kezuri.model.shrink import Structure
 from kezuri.prune.masks import Masks
-from kezuri.quantize.scheme import Scheme
+from kezuri.quantization.scheme import Scheme
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.stages import Stages

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from kezuri.core.errors import UsageError
-from kezuri.distill.distillation import Distillation
-from kezuri.distill.loss import Loss
-from kezuri.distill.losses.logits import Logits
+from kezuri.distillation.distillation import Distillation
+from kezuri.distillation.loss import Loss
+from kezuri.distillation.losses.logits import Logits
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.step import Resources
 

@@ -27,7 +27,7 @@ def allocation_chart(content: Mapping[str, Any]) -> Chart:
     """The front of all choices, the choices that treat all layers alike, and the chosen one.
 
     Args:
-        content: what `kezuri.quantize.bits.front_to_json` gives: metric, front, uniform, chosen.
+        content: what `kezuri.quantization.bits.front_to_json` gives: metric, front, uniform, chosen.
 
     Raises:
         UsageError: there is no point to draw.

@@ -8,11 +8,11 @@ from torch import nn
 
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
-from kezuri.distill.assistant import Choice, Pupil, between, choose_assistant, teach_in_turn
-from kezuri.distill.distillation import Distillation
-from kezuri.distill.loss import Loss
-from kezuri.distill.losses.logits import Logits
-from kezuri.quantize.qat import ScalesUndecayed
+from kezuri.distillation.assistant import Choice, Pupil, between, choose_assistant, teach_in_turn
+from kezuri.distillation.distillation import Distillation
+from kezuri.distillation.loss import Loss
+from kezuri.distillation.losses.logits import Logits
+from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.recipe.chance import chance_accuracy
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.step import ModelState, Resources, steps

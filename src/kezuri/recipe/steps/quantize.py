@@ -6,14 +6,14 @@ from typing import ClassVar, Literal, get_args
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.model.sites import prunable_weights
-from kezuri.quantize.allocation import Budget
-from kezuri.quantize.observer import Observer
-from kezuri.quantize.observers.min_max import MinMax
-from kezuri.quantize.observers.mse import Mse
-from kezuri.quantize.ptq import PostTraining
-from kezuri.quantize.rounding import Rounding
-from kezuri.quantize.roundings.nearest import Nearest
-from kezuri.quantize.scheme import Scheme
+from kezuri.quantization.allocation import Budget
+from kezuri.quantization.observer import Observer
+from kezuri.quantization.observers.min_max import MinMax
+from kezuri.quantization.observers.mse import Mse
+from kezuri.quantization.ptq import PostTraining
+from kezuri.quantization.rounding import Rounding
+from kezuri.quantization.roundings.nearest import Nearest
+from kezuri.quantization.scheme import Scheme
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.quantizing import Quantizing
 from kezuri.recipe.step import ModelState, Resources, steps

@@ -8,7 +8,7 @@ from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
 from kezuri.model.coupling import couple
 from kezuri.prune.regularizer import Regularizer
-from kezuri.quantize.qat import ScalesUndecayed
+from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import Teaching, objective_of
 from kezuri.train import Hook, Training, estimate_step_seconds, evaluate, fit

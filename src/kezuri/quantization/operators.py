@@ -1,0 +1,68 @@
+"""The operations that a shipped network is rounded with, as torch.export and ONNX know them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kezuri.quantization.affine import Grid, dequantize, fake_quant
+
+BYTE = Grid(8)
+
+
+@torch.library.custom_op("kezuri::rounded", mutates_args=())
+def rounded(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """`x` on the grid of the integers 0 … 255."""
+    return fake_quant(x, torch.tensor(scale), torch.tensor(zero_point), BYTE)
+
+
+@torch.library.custom_op("kezuri::constant", mutates_args=())
+def constant(q: Tensor, scale: Tensor) -> Tensor:
+    """What integers stand for, with a scale for each position of dimension 0."""
+    return dequantize(q, scale, torch.zeros_like(scale, dtype=torch.int32), 0)
+
+
+@torch.library.custom_op("kezuri::global_pool", mutates_args=())
+def global_pool(x: Tensor) -> Tensor:
+    """The mean of every map, (B, C, H, W) to (B, C, 1, 1)."""
+    return x.mean((2, 3), keepdim=True)
+
+
+@rounded.register_fake
+def _(x: Tensor, scale: float, zero_point: int) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(x)
+
+
+@constant.register_fake
+def _(q: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(q, dtype=scale.dtype)
+
+
+@global_pool.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], 1, 1)
+
+
+def translations() -> Mapping[Callable[..., object], Callable[..., object]]:
+    """What the ONNX exporter makes of them."""
+    import onnx_ir
+    from onnxscript import opset20
+
+    op: Any = opset20  # its annotations are of eager values, not of the graph's
+
+    def to_rounded(x: Any, scale: float, zero_point: int) -> Any:
+        ends = op.Constant(value_float=scale), op.Constant(value=onnx_ir.tensor(np.uint8(zero_point)))
+        return op.DequantizeLinear(op.QuantizeLinear(x, *ends), *ends)
+
+    def to_constant(q: Any, scale: Any) -> Any:
+        zeros = np.zeros(tuple(scale.shape), np.dtype(q.dtype.numpy()))
+        return op.DequantizeLinear(q, scale, op.Constant(value=onnx_ir.tensor(zeros)), axis=0)
+
+    ops = torch.ops.kezuri
+    return {
+        ops.rounded.default: to_rounded,
+        ops.constant.default: to_constant,
+        ops.global_pool.default: op.GlobalAveragePool,
+    }
