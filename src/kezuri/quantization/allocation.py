@@ -32,7 +32,8 @@ class Budget:
 
     Attributes:
         size: bytes of a file in which every layer has its own bits (what counts: see
-            `kezuri.quantization.layer_losses`); files of the ONNX Runtime hold 8 bits for each weight, whatever is chosen.
+            `kezuri.quantization.layer_losses`); files of the ONNX Runtime hold 8 bits for each weight,
+            whatever is chosen.
         macs: multiply-accumulates for one image with weights that are not zero.
         latency: none can be kept: the runtime computes in 8 bits, whatever is chosen.
         bits: a layer may have, 2 to 8.
