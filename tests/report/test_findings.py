@@ -88,6 +88,17 @@ def test_what_lies_within_the_spread_is_undecided(study):
     assert near.row("student").condition.accuracy.runs == 3
 
 
+def test_seeds_count_once_all_of_their_cells_are_done(study, tmp_path):
+    study({"student": (0.7, 0), "ptq": (0.7, 4)}, seeds=(0.0, -0.1))
+    record = json.loads((tmp_path / "study.json").read_text())
+    record["cells"][-1] |= {"status": "not started", "run": None}
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    view = StudyView.read(tmp_path)
+    for name in ("student", "ptq"):
+        assert view.row(name).condition.accuracy.value == pytest.approx(0.7)
+    assert study_table(view).text().count("finished, not started") == 1
+
+
 def test_what_was_not_measured_is_said(study):
     view = study({"student": (0.7, 0)}, ptq="too few")
     assert verdicts(view) == ["not measured"] * 4

@@ -77,7 +77,12 @@ class StudyView:
         content = read_json(folder.record)
         try:
             plan, entries = content["plan"], content["cells"]
-            ended = {e["run"]: RunView.read(path / e["run"]) for e in entries if e["status"] == "finished"}
+            done = _seeds_done(entries)
+            ended = {
+                entry["run"]: RunView.read(path / entry["run"])
+                for entry in entries
+                if entry["status"] == "finished" and entry["seed"] in done
+            }
             split = common_split(ended.values())
             names = dict.fromkeys(entry["name"] for entry in entries)
             rows = [_row([e for e in entries if e["name"] == name], ended, split) for name in names]
@@ -103,9 +108,15 @@ class StudyView:
         return Comparison(able, self.split, None, None)
 
 
+def _seeds_done(entries: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The seeds with no cell left to do, so that rows are means over the same ones; all, if there is none."""
+    seeds = {entry["seed"] for entry in entries}
+    return seeds - {entry["seed"] for entry in entries if entry["status"] == "not started"} or seeds
+
+
 def _row(entries: Sequence[Mapping[str, Any]], ended: Mapping[str, RunView], split: str) -> Row:
     first = entries[0]
-    runs = [ended[entry["run"]] for entry in entries if entry["status"] == "finished"]
+    runs = [ended[entry["run"]] for entry in entries if entry["run"] in ended]
     reasons = dict.fromkeys(str(entry["reason"]) for entry in entries if entry["reason"])
     return Row(
         name=first["name"],
