@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kezuri.core.errors import MissingEvidence, UsageError
+from kezuri.core.progress import Progress
 from kezuri.core.seeds import derive
 from kezuri.data import Data, from_dataset
 from kezuri.model.coupling import Choices, Couplings, couple
-from kezuri.model.exporting import example_batch
+from kezuri.model.exporting import SILENT, example_batch
 from kezuri.model.proof import Cut
 from kezuri.model.shrink import shrink_
 from kezuri.prune.criterion import Criterion, criteria
+from kezuri.prune.evidence import Evidence
 from kezuri.prune.gather import gather
 from kezuri.prune.granularity import Channel
 from kezuri.prune.scope import Scope, scopes
@@ -58,6 +60,7 @@ def prune_channels(
     optimizer: torch.optim.Optimizer | None = None,
     inplace: bool = False,
     seed: int = 0,
+    progress: Progress = SILENT,
 ) -> Pruned:
     """Cuts the least important channels out of any model, and proves that the rest computes the same.
 
@@ -94,6 +97,7 @@ def prune_channels(
         optimizer: whose state follows; needs `inplace`.
         inplace: cuts the model that was given.
         seed: decides everything random; what is measured (latency, pay-off) varies all the same.
+        progress: hears how following the model and gathering evidence go.
 
     Raises:
         UsageError: a value is out of range, or pieces do not go together.
@@ -122,11 +126,19 @@ def prune_channels(
         timed_shape(inputs)
     form = "module" if inplace else result
     couplings = couple(
-        model, inputs, protect=protect, result=form, choices=Choices(heads, norms), fallback=fallback
+        model,
+        inputs,
+        protect=protect,
+        result=form,
+        choices=Choices(heads, norms),
+        fallback=fallback,
+        progress=progress,
     )
     check_any_free(couplings)
     gated = _with_places(model, couplings) if "gate" in order.criterion.needs else couplings
-    found = {} if shown is None else gather(model, order.criterion, shown, couplings=gated, seed=seed)
+    found: Mapping[str, Evidence] = {}
+    if shown is not None:
+        found = gather(model, order.criterion, shown, couplings=gated, seed=seed, progress=progress)
     masked = copy.deepcopy(model)
     costs = Costs(masked, couplings, inputs)
     with Timing(costs, runtime) if order.is_timed else nullcontext() as timing:

@@ -116,7 +116,7 @@ def coupled(plan: "Prune", state: ModelState, resources: Resources) -> Couplings
         return None
     if state.masks is not None:
         raise KezuriError("channels cannot be cut from a masked model yet: cut first, then mask")
-    return couple(state.model, resources.example, protect=plan.ignore)
+    return couple(state.model, resources.example, protect=plan.ignore, progress=resources.listener)
 
 
 def check_trained(accuracy: float, labels: Tensor) -> None:
