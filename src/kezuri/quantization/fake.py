@@ -1,6 +1,6 @@
 """Modules that turn a tensor into integers and back, so that a network learns to live with it."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -161,11 +161,3 @@ def divided(x: Tensor, gain: Tensor) -> Tensor:
 def quantizers_of(network: nn.Module) -> dict[str, FakeQuant]:
     """Every place where a network's tensors are rounded, by module name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, FakeQuant)}
-
-
-def settings_of(network: nn.Module) -> dict[str, dict[str, Any]]:
-    """What tensors do not tell of each quantizer, as plain data."""
-    return {
-        name: {"bits": one.grid.bits, "on": one.on, "ranges": one.ranges}
-        for name, one in quantizers_of(network).items()
-    }
