@@ -1,10 +1,21 @@
-"""Evaluation mode for a while, and where a model lives."""
+"""Evaluation mode for a while, what says which mode it is, and where a model lives."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+
+class Mode(nn.Module):
+    """Says whether the program is in training mode."""
+
+    def forward(self) -> bool:
+        return self.training
+
+
+class NormMode(Mode):
+    """The same for batch normalisation: in evaluation mode it leaves its running statistics as they are."""
 
 
 @contextmanager

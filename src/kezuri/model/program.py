@@ -14,13 +14,13 @@ from kezuri.core.errors import ModelError
 from kezuri.model.channels import Call, Channels, Choices
 from kezuri.model.exported import follow
 from kezuri.model.exporting import export
-from kezuri.model.modes import device_of
+from kezuri.model.modes import Mode, NormMode, device_of
 from kezuri.model.resizing import Survivors, resize
 from kezuri.model.shrink import Structure, put_, selected
 from kezuri.model.sites import tensors_of
 
-MODE = "training_mode"
-TRAINS = ("batch_norm", "instance_norm", "dropout", "feature_dropout", "alpha_dropout")
+NORMS = ("batch_norm", "instance_norm")
+DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout")
 """Operations that act otherwise in training; which argument says so is in `_training_argument`."""
 
 
@@ -40,11 +40,11 @@ class Program(fx.GraphModule):
         return cast(Self, super().__deepcopy__(memo))
 
 
-class _Mode(nn.Module):
-    """Says whether the program is in training mode."""
-
-    def forward(self) -> bool:
-        return self.training
+MODES: dict[str, tuple[type[Mode], tuple[str, ...]]] = {
+    "training_mode": (Mode, DROPOUTS),
+    "norms_training_mode": (NormMode, NORMS),
+}
+"""The parts of a program that its operations ask for their mode, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +88,7 @@ class Blueprint:
             if node.op == "call_function" and node.name in self.calls:
                 resize(survivors, Call(self.calls[node.name], self.channels), node)
         graph.eliminate_dead_code()
-        _switchable(graph)
-        self.module.add_module(MODE, _Mode())
+        _switchable(graph, self.module)
         for name, table in survivors.tables.items():
             self.module.register_buffer(name, torch.from_numpy(table).to(device_of(self.module)))
         program: Program = copy.deepcopy(Program(self.module, graph))
@@ -111,8 +110,7 @@ def as_program(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
     """
     module, aliases = _module(_exported(model, inputs), model)
     graph = _copied(module.graph)
-    _switchable(graph)
-    module.add_module(MODE, _Mode())
+    _switchable(graph, module)
     program = copy.deepcopy(Program(module, graph))
     for alias, name in aliases.items():
         _hold(program, alias, tensors_of(program, aliases=True).get(name))
@@ -202,24 +200,30 @@ def _shrink_(program: Program, structure: Structure) -> None:
             put_(tensors[name], selected(tensors[name], dims))
 
 
-def _switchable(graph: fx.Graph) -> None:
+def _switchable(graph: fx.Graph, module: fx.GraphModule) -> None:
     """Has operations that act otherwise in training ask which mode it is."""
-    mode: fx.Node | None = None
+    asked: dict[str, fx.Node] = {}
     for node in list(graph.nodes):
         if node.op != "call_function" or not hasattr(node.target, "_schema"):
             continue
         at = _training_argument(node.target)
         if at is None or len(node.args) <= at or node.args[at] is not False:
             continue
-        if mode is None:
+        name = next(name for name, (_, acting) in MODES.items() if _plain_name(node.target) in acting)
+        if name not in asked:
+            module.add_module(name, MODES[name][0]())
             with graph.inserting_before(next(iter(graph.nodes))):
-                mode = graph.call_module(MODE)
-        node.update_arg(at, mode)
+                asked[name] = graph.call_module(name)
+        node.update_arg(at, asked[name])
 
 
 def _training_argument(target: Callable[..., object]) -> int | None:
-    schema = target._schema  # type: ignore[attr-defined]
-    if schema.name.removeprefix("aten::").removesuffix("_") not in TRAINS:
+    if _plain_name(target) not in (*NORMS, *DROPOUTS):
         return None
-    names = [argument.name for argument in schema.arguments]
+    names = [argument.name for argument in target._schema.arguments]  # type: ignore[attr-defined]
     return next((names.index(name) for name in ("training", "train") if name in names), None)
+
+
+def _plain_name(target: Callable[..., object]) -> str:
+    name: str = target._schema.name  # type: ignore[attr-defined]
+    return name.removeprefix("aten::").removesuffix("_")

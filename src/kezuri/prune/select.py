@@ -93,7 +93,7 @@ def select_masks(
     choice = scope.select(field, sparsity, allocation)
     kept = choice.kept if granularity.coupled else None
     weights = scored_weights(model, couplings if granularity.coupled else None)
-    return Selection(_masks(field.groups, choice.kept, weights), kept, choice.shortfall)
+    return Selection(masks_of(field.groups, choice.kept, weights), kept, choice.shortfall)
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -191,7 +191,8 @@ def _score(
     return scores.movedim(0, dim)
 
 
-def _masks(groups: Sequence[UnitGroup], kept: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Masks:
+def masks_of(groups: Sequence[UnitGroup], kept: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Masks:
+    """The masks of weights, from flags of each group's units, (units,) bool."""
     masks: dict[str, Tensor] = {}
     for group in groups:
         for name, mask in group.expand(kept[group.name]).items():

@@ -19,6 +19,7 @@ from kezuri.core.errors import DataError, Interrupted, KezuriWarning, UsageError
 from kezuri.core.progress import NullProgress, Progress
 from kezuri.core.seeds import derive
 from kezuri.data import Data, batch_count
+from kezuri.model.modes import NormMode
 from kezuri.train.checkpoint import Cadence, Checkpoints
 from kezuri.train.device import Device, choose_device, choose_dtype, out_of_memory
 from kezuri.train.evaluate import evaluate, evaluate_in_place
@@ -236,7 +237,7 @@ class _Fit:
         self.loop.model.train()
         if self.frozen_batchnorm:
             for module in self.loop.model.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, (_BatchNorm, NormMode)):
                     module.eval()
 
     def _floats(self) -> Iterator[tuple[str, torch.Tensor]]:
