@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class Space:
             allocation: how much each layer gives.
             masks: of weights that were removed before.
         """
-        asked = getattr(scope, "normalize", "none")
+        asked: Any = getattr(scope, "normalize", "none")
         how: Normalize = contest.normalize if asked == "auto" else asked
         scores = {name: normalized(scores, how) for name, scores in contest.scores.items()}
         if hasattr(scope, "normalize"):
