@@ -1,20 +1,31 @@
 """What each augmentation does, value by value."""
 
+from typing import Literal
+
 import pytest
 import torch
 
 from kezuri.core.errors import UsageError
-from kezuri.data.augment import CutMix, Cutout, Flip, Mixup, PadCrop, distributions
+from kezuri.data.augment import CutMix, Cutout, Facts, Flip, Mixup, PadCrop, distributions
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_pad_crop_gives_each_image_its_own_window_of_the_padded_image() -> None:
+def facts(classes: int, channels: int = 2) -> Facts:
+    return Facts.of(classes, (0.5, 0.25)[:channels], (0.25, 0.5)[:channels])
+
+
+@pytest.mark.parametrize(("fill", "outside"), [("mean", (0.0, 0.0)), ("black", (-2.0, -0.5))])
+def test_pad_crop_gives_each_image_its_own_window_of_the_padded_image(
+    fill: Literal["mean", "black"], outside: tuple[float, float]
+) -> None:
     images = torch.arange(1, 1 + 64 * 2 * 5 * 7, dtype=torch.float32).view(64, 2, 5, 7)
-    cropped, _ = PadCrop(pad=2)(images, torch.zeros(64).long(), generator(), 2)
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    cropped, _ = PadCrop(pad=2, fill=fill)(images, torch.zeros(64).long(), generator(), facts(2))
+    frame = torch.tensor(outside).view(2, 1, 1).expand(2, 9, 11)
+    padded = torch.stack([frame.clone() for _ in images])
+    padded[:, :, 2:-2, 2:-2] = images
     seen = set()
     for image, wide in zip(cropped, padded, strict=True):
         windows = {
@@ -28,19 +39,19 @@ def test_pad_crop_gives_each_image_its_own_window_of_the_padded_image() -> None:
 
 def test_pad_crop_without_padding_changes_nothing() -> None:
     images = torch.randn(3, 1, 4, 4)
-    assert torch.equal(PadCrop(pad=0)(images, torch.zeros(3).long(), generator(), 2)[0], images)
+    assert torch.equal(PadCrop(pad=0)(images, torch.zeros(3).long(), generator(), facts(2, 1))[0], images)
 
 
 @pytest.mark.parametrize(("p", "mirrored"), [(0.0, 0), (1.0, 50)])
 def test_flip_mirrors_with_its_probability(p: float, mirrored: int) -> None:
     images = torch.randn(50, 1, 3, 4)
-    flipped, _ = Flip(p)(images, torch.zeros(50).long(), generator(), 2)
+    flipped, _ = Flip(p)(images, torch.zeros(50).long(), generator(), facts(2))
     assert sum(torch.equal(a, b.flip(2)) for a, b in zip(flipped, images, strict=True)) == mirrored
 
 
 def test_flip_decides_image_by_image() -> None:
     images = torch.randn(400, 1, 3, 4)
-    flipped, _ = Flip(0.5)(images, torch.zeros(400).long(), generator(), 2)
+    flipped, _ = Flip(0.5)(images, torch.zeros(400).long(), generator(), facts(2))
     mirrored = sum(torch.equal(a, b.flip(2)) for a, b in zip(flipped, images, strict=True))
     untouched = sum(torch.equal(a, b) for a, b in zip(flipped, images, strict=True))
     assert mirrored + untouched == 400
@@ -49,7 +60,7 @@ def test_flip_decides_image_by_image() -> None:
 
 def test_cutout_hides_one_square_that_may_hang_over_the_edge() -> None:
     images = torch.ones(300, 3, 32, 32)
-    cut, _ = Cutout(size=16)(images, torch.zeros(300).long(), generator(), 2)
+    cut, _ = Cutout(size=16)(images, torch.zeros(300).long(), generator(), facts(2))
     hidden = cut[:, 0] == 0
     assert torch.equal(hidden, cut[:, 2] == 0)
     heights, widths = hidden.any(2).sum(1), hidden.any(1).sum(1)
@@ -60,13 +71,13 @@ def test_cutout_hides_one_square_that_may_hang_over_the_edge() -> None:
 
 
 def test_cutout_larger_than_the_image_hides_all() -> None:
-    cut, _ = Cutout(size=64)(torch.ones(4, 1, 8, 8), torch.zeros(4).long(), generator(), 2)
+    cut, _ = Cutout(size=64)(torch.ones(4, 1, 8, 8), torch.zeros(4).long(), generator(), facts(2))
     assert not cut.any()
 
 
 def test_mixup_blends_images_and_targets_by_the_same_share() -> None:
     images = torch.eye(6).view(6, 1, 6, 1)
-    mixed, targets = Mixup(alpha=1.0)(images, torch.arange(6), generator(4), 6)
+    mixed, targets = Mixup(alpha=1.0)(images, torch.arange(6), generator(4), facts(6))
     assert torch.allclose(mixed.view(6, 6), targets)
     assert (targets > 0).sum() > 6
 
@@ -75,7 +86,7 @@ def test_cutmix_mixes_targets_by_the_pasted_area() -> None:
     images = torch.arange(8, dtype=torch.float32).view(8, 1, 1, 1).expand(8, 1, 12, 10).contiguous()
     areas = set()
     for seed in range(20):
-        mixed, targets = CutMix(p=1.0)(images, torch.arange(8), generator(seed), 8)
+        mixed, targets = CutMix(p=1.0)(images, torch.arange(8), generator(seed), facts(8))
         for label in range(8):
             share = (mixed == label).float().mean((1, 2, 3))
             assert torch.allclose(share, targets[:, label], atol=1e-6)
@@ -85,7 +96,7 @@ def test_cutmix_mixes_targets_by_the_pasted_area() -> None:
 
 def test_cutmix_leaves_batches_alone_as_often_as_it_should() -> None:
     images = torch.randn(8, 1, 12, 10)
-    results = [CutMix(p=0.5)(images, torch.arange(8), generator(seed), 8)[0] for seed in range(60)]
+    results = [CutMix(p=0.5)(images, torch.arange(8), generator(seed), facts(8))[0] for seed in range(60)]
     alone = sum(torch.equal(result, images) for result in results)
     assert 15 < alone < 45
 

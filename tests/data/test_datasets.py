@@ -147,7 +147,7 @@ def test_unknown_names_are_answered_with_what_there_is(tmp_path: Path) -> None:
 
 def test_a_named_set_that_is_nowhere_lists_what_was_tried(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        load_data("cifar10", root=tmp_path, download=False)
+        load_data("cifar10", root=str(tmp_path), download=False)
     message = str(caught.value)
     assert f"{tmp_path}/cifar10: no such folder" in message
     assert f"{tmp_path}: no cifar-10-batches-py or cifar-10-python.tar.gz" in message

@@ -162,7 +162,7 @@ def test_weights_are_read(tmp_path: Path, suffix: str) -> None:
         torch.save(
             {"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}, "epoch": 3}, path
         )
-    model = load_model("lenet300_100", classes=10, image_shape=SHAPE, weights=path)
+    model = load_model("lenet300_100", classes=10, image_shape=SHAPE, weights=str(path))
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in source.state_dict().items())
 
 

@@ -1,6 +1,6 @@
 """Every augmentation by its name in Python: `from kezuri.data.augment import Cutout, Flip`."""
 
-from kezuri.data.augmentation import Augment, augmentations, distributions
+from kezuri.data.augmentation import Augment, Facts, augmentations, distributions
 from kezuri.data.augmentations.cutout import Cutout
 from kezuri.data.augmentations.flip import Flip
 from kezuri.data.augmentations.mixing import CutMix, Mixup
@@ -11,6 +11,7 @@ __all__ = [
     "Augment",
     "CutMix",
     "Cutout",
+    "Facts",
     "Flip",
     "Mixup",
     "PadCrop",

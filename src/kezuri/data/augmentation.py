@@ -1,7 +1,10 @@
 """The role of an augmentation: a random change to training batches, all chance from one generator."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
@@ -9,11 +12,30 @@ from kezuri.core.errors import UsageError
 from kezuri.core.registry import Registry
 
 
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of the data that a batch is from.
+
+    Attributes:
+        classes: how many there are.
+        black: what a pixel that was zero in every channel is after normalising, (C,) float32.
+    """
+
+    classes: int
+    black: Tensor
+
+    @classmethod
+    def of(cls, classes: int, mean: Sequence[float], std: Sequence[float]) -> "Facts":
+        """Of data that is normalised by mean and standard deviation of each channel."""
+        black = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        return cls(classes, black.float())
+
+
 class Augment(Protocol):
     """Changes a batch; the tensors it was given stay as they are."""
 
     def __call__(
-        self, images: Tensor, targets: Tensor, generator: Generator, classes: int, /
+        self, images: Tensor, targets: Tensor, generator: Generator, facts: Facts, /
     ) -> tuple[Tensor, Tensor]:
         """A new batch.
 
@@ -21,7 +43,7 @@ class Augment(Protocol):
             images: (B, C, H, W) float, normalised: zero is the mean colour of the data.
             targets: (B,) int64 labels, or (B, classes) float distributions.
             generator: on the CPU; all chance comes from it.
-            classes: how many there are.
+            facts: of the data.
 
         Returns:
             images of the same shape and type; targets as given, or as distributions where images were mixed.

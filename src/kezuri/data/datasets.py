@@ -74,7 +74,7 @@ class Data:
 def load_data(
     ref: str,
     *,
-    root: Path | None = None,
+    root: Path | str | None = None,
     validation: Validation = 0.1,
     validation_from: Source = "train",
     seed: int = 0,
@@ -106,6 +106,7 @@ def load_data(
             looked for.
         UsageError: a setting makes no sense.
     """
+    root = None if root is None else Path(root)
     if validation_from not in get_args(Source):
         raise UsageError(f"validation is taken from 'train' or 'test', got {validation_from!r}")
     if ref in data_names():

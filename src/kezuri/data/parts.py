@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
-from kezuri.data.augmentation import Augment
+from kezuri.data.augmentation import Augment, Facts
 
 Device = torch.device | str
 
@@ -44,6 +44,10 @@ class Part(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
+
+    @property
+    def facts(self) -> Facts:
+        """What augmentations are told of it."""
 
     def batches(
         self,
@@ -121,6 +125,11 @@ class TensorPart:
         channels, height, width = self._all_images.shape[1:]
         return channels, height, width
 
+    @property
+    def facts(self) -> Facts:
+        """See `Part.facts`."""
+        return Facts.of(self.classes, self.mean, self.std)
+
     def batches(
         self,
         batch_size: int,
@@ -139,7 +148,7 @@ class TensorPart:
         for number in order.numbers:
             places = order.places(number)
             images = self._all_images.index_select(0, self._rows[places])
-            yield order.finish(number, scale(images.to(device)), self.labels[places].to(device), self.classes)
+            yield order.finish(number, scale(images.to(device)), self.labels[places].to(device), self.facts)
 
     def subset(self, which: Sequence[int] | Tensor | int) -> "TensorPart":
         """See `Part.subset`; the images are shared, not copied."""
@@ -185,12 +194,12 @@ class Order:
         """The places in the part of the images of batch `number`."""
         return self.order[number * self.batch_size : (number + 1) * self.batch_size]
 
-    def finish(self, number: int, images: Tensor, targets: Tensor, classes: int) -> Batch:
+    def finish(self, number: int, images: Tensor, targets: Tensor, facts: Facts) -> Batch:
         """Batch `number` out of normalised images and labels."""
         if self.seed is not None and self.augment:
             generator = torch.Generator().manual_seed(derive(self.seed, "batch", number))
             for change in self.augment:
-                images, targets = change(images, targets, generator, classes)
+                images, targets = change(images, targets, generator, facts)
         return Batch(images, targets)
 
 

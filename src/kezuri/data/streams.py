@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kezuri.core.errors import DataError
 from kezuri.core.seeds import derive
-from kezuri.data.augmentation import Augment
+from kezuri.data.augmentation import Augment, Facts
 from kezuri.data.checks import check_finite, check_image_type, check_labels, whole_label
 from kezuri.data.parts import Batch, Device, Order, Scale, TensorPart, places_of
 
@@ -154,6 +154,11 @@ class DatasetPart:
         channels, height, width = self._reader.shape
         return channels, height, width
 
+    @property
+    def facts(self) -> Facts:
+        """See `Part.facts`."""
+        return Facts.of(self.classes, self.mean, self.std)
+
     def batches(
         self,
         batch_size: int,
@@ -177,7 +182,7 @@ class DatasetPart:
             generator=torch.Generator().manual_seed(0),
         )
         for number, (images, labels) in zip(order.numbers, loader, strict=True):
-            yield order.finish(number, scale(images.to(device)), labels.to(device), self.classes)
+            yield order.finish(number, scale(images.to(device)), labels.to(device), self.facts)
 
     def subset(self, which: Sequence[int] | Tensor | int) -> "DatasetPart":
         """See `Part.subset`."""

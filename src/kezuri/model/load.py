@@ -45,7 +45,7 @@ def load_model(
     *,
     classes: int,
     image_shape: tuple[int, int, int],
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Builds a model on the CPU; the same seed gives the same starting weights.
@@ -84,7 +84,7 @@ def load_model(
             f"{spec.ref} gives an object of type {type(model).__name__}, a torch.nn.Module is needed"
         )
     if weights is not None:
-        load_weights_(model, weights)
+        load_weights_(model, Path(weights))
     return model
 
 

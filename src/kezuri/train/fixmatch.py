@@ -113,7 +113,7 @@ class _Views:
         targets = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         changes: tuple[Augment, ...] = getattr(self.settings, name)
         for change in changes:
-            images, targets = change(images, targets, generator, self.part.classes)
+            images, targets = change(images, targets, generator, self.part.facts)
         return images
 
 

@@ -2,11 +2,13 @@ import pytest
 import torch
 
 from kezuri.core.errors import UsageError
-from kezuri.data.augment import RandAugment
+from kezuri.data.augment import Facts, RandAugment
+
+FACTS = Facts.of(2, (0.5,) * 3, (0.25,) * 3)
 
 
 def apply(change, images, seed=0):
-    return change(images, torch.zeros(len(images)).long(), torch.Generator().manual_seed(seed), 2)[0]
+    return change(images, torch.zeros(len(images)).long(), torch.Generator().manual_seed(seed), FACTS)[0]
 
 
 def changed_images(change, seed=0, count=400):

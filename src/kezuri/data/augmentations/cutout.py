@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from kezuri.core.errors import UsageError
-from kezuri.data.augmentation import augmentations, check_probability
+from kezuri.data.augmentation import Facts, augmentations, check_probability
 
 
 @augmentations.register("cutout")
@@ -27,7 +27,7 @@ class Cutout:
         check_probability("cutout", self.p)
 
     def __call__(
-        self, images: Tensor, targets: Tensor, generator: Generator, _classes: int, /
+        self, images: Tensor, targets: Tensor, generator: Generator, _facts: Facts, /
     ) -> tuple[Tensor, Tensor]:
         batch, _, height, width = images.shape
         row, column = torch.rand(2, batch, generator=generator)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from kezuri.data.augmentation import augmentations, check_probability
+from kezuri.data.augmentation import Facts, augmentations, check_probability
 
 
 @augmentations.register("flip")
@@ -19,7 +19,7 @@ class Flip:
         check_probability("flip", self.p)
 
     def __call__(
-        self, images: Tensor, targets: Tensor, generator: Generator, _classes: int, /
+        self, images: Tensor, targets: Tensor, generator: Generator, _facts: Facts, /
     ) -> tuple[Tensor, Tensor]:
         mirrored = (torch.rand(len(images), generator=generator) < self.p).to(images.device)
         return torch.where(mirrored[:, None, None, None], images.flip(3), images), targets

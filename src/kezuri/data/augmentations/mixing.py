@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from kezuri.core.errors import UsageError
-from kezuri.data.augmentation import augmentations, check_probability, distributions
+from kezuri.data.augmentation import Facts, augmentations, check_probability, distributions
 
 
 @augmentations.register("mixup")
@@ -25,11 +25,11 @@ class Mixup:
         _check_alpha("mixup", self.alpha)
 
     def __call__(
-        self, images: Tensor, targets: Tensor, generator: Generator, classes: int, /
+        self, images: Tensor, targets: Tensor, generator: Generator, facts: Facts, /
     ) -> tuple[Tensor, Tensor]:
         share = _beta(self.alpha, generator)
         other = torch.randperm(len(images), generator=generator).to(images.device)
-        shares = distributions(targets, classes)
+        shares = distributions(targets, facts.classes)
         return torch.lerp(images[other], images, share), torch.lerp(shares[other], shares, share)
 
 
@@ -50,13 +50,13 @@ class CutMix:
         check_probability("cutmix", self.p)
 
     def __call__(
-        self, images: Tensor, targets: Tensor, generator: Generator, classes: int, /
+        self, images: Tensor, targets: Tensor, generator: Generator, facts: Facts, /
     ) -> tuple[Tensor, Tensor]:
         height, width = images.shape[2:]
         happens, row, column = torch.rand(3, generator=generator).tolist()
         side = (1.0 - _beta(self.alpha, generator)) ** 0.5
         other = torch.randperm(len(images), generator=generator).to(images.device)
-        shares = distributions(targets, classes)
+        shares = distributions(targets, facts.classes)
         if happens >= self.p:
             return images.clone(), shares
         rows, columns = _span(row, side, height), _span(column, side, width)

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from kezuri.core.errors import UsageError
-from kezuri.data.augmentation import augmentations, check_probability
+from kezuri.data.augmentation import Facts, augmentations, check_probability
 from kezuri.data.distortions import DISTORTIONS, Tones
 
 STRONGEST = 10.0
@@ -49,7 +49,7 @@ class RandAugment:
         check_probability("rand_augment", self.p)
 
     def __call__(
-        self, images: Tensor, targets: Tensor, generator: Generator, _classes: int, /
+        self, images: Tensor, targets: Tensor, generator: Generator, _facts: Facts, /
     ) -> tuple[Tensor, Tensor]:
         shape = (self.operations, len(images))
         choices = torch.randint(len(DISTORTIONS), shape, generator=generator)
