@@ -1,0 +1,168 @@
+"""Ways to run a model under many masks: what each answers rightly, and its loss."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from math import ceil
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kezuri.core.errors import ShapeError
+from kezuri.data import Part
+from kezuri.data.parts import Batch
+from kezuri.prune.space import Space
+
+CACHE = {"cpu": 1 << 20}
+"""Bytes that the largest activation of a batch may take: a core's second cache; elsewhere more is better."""
+MEMORY = 1 << 28
+LARGEST_BATCH = 1000
+CEILING = 1e4
+"""Nats that an answer counts which is not a number."""
+PROBED = 7
+
+
+class Sheet:
+    """Images that masks are judged on together, held in batches.
+
+    Args:
+        part: the images, at least one.
+        name: tells it from others of the same judge.
+        batch_size: images a batch, at most.
+        device: where they are put.
+    """
+
+    def __init__(
+        self, part: Part, name: tuple[str | int, ...], batch_size: int, device: torch.device
+    ) -> None:
+        self.images, self.name = len(part), name
+        self._part, self._device = part, device
+        self._size = ceil(len(part) / ceil(len(part) / batch_size))
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """All of them, of nearly equal sizes."""
+        return list(self._part.batches(self._size, device=self._device))
+
+
+class Way(Protocol):
+    """Runs one model under any mask."""
+
+    def tally(self, kept: Tensor, sheet: Sheet) -> Tensor:
+        """Right answers and summed loss of each mask on the images, (masks, 2) float64.
+
+        Args:
+            kept: flags of the units of each, (masks, N) bool.
+        """
+        ...
+
+
+class PlainWay:
+    """A copy of the model, masked and run for each mask by itself.
+
+    Raises:
+        ShapeError: the space is not of this model.
+    """
+
+    def __init__(self, model: nn.Module, space: Space, device: torch.device) -> None:
+        check_fit(model, space)
+        self._model = copy.deepcopy(model).to(device).eval()
+        self._masked = Masked(model, space, device)
+        self._parameters = dict(self._model.named_parameters(remove_duplicate=False))
+
+    def tally(self, kept: Tensor, sheet: Sheet) -> Tensor:
+        """See `Way.tally`."""
+        rows = []
+        for weights in self._masked.each(kept):
+            for name, weight in weights.items():
+                self._parameters[name].data = weight
+            rows.append([right_and_loss(self._model(batch.images), batch.targets) for batch in sheet.batches])
+        return summed(rows)
+
+
+class Masked:
+    """The weights of a model under a mask.
+
+    Args:
+        model: gives the weights, which are copied.
+        space: says what they are under a choice of units.
+        device: where they are wanted.
+    """
+
+    def __init__(self, model: nn.Module, space: Space, device: torch.device) -> None:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._space, self._device = space, device
+        self._whole = {name: parameters[name].detach().clone().to(device) for name in space.weights}
+        # where every unit is a tile of one weight, its flags are looked up
+        self._places = {
+            name: places.to(device)
+            for group in space.groups
+            if group.shape is not None
+            for name, places in group.spread(torch.arange(len(group.sizes)), fill=0).items()
+        }
+
+    def each(self, kept: Tensor) -> Iterator[dict[str, Tensor]]:
+        """The weights of each choice of units, (masks, N) bool, by parameter name."""
+        for one in kept:
+            yield {name: self._whole[name] * mask for name, mask in self.masks(one).items()}
+
+    def masks(self, kept: Tensor) -> dict[str, Tensor]:
+        """As `Space.masks`, and faster where that can be."""
+        if any(group.shape is None for group in self._space.groups):
+            return {name: mask.to(self._device) for name, mask in self._space.masks(kept).items()}
+        flags = self._space.split(kept.to(self._device))
+        return {name: flags[name][places] for name, places in self._places.items()}
+
+
+def check_fit(model: nn.Module, space: Space) -> None:
+    """Raises ShapeError unless the masked weights are the model's."""
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    for name, weight in space.weights.items():
+        if shapes.get(name) != tuple(weight.shape):
+            raise ShapeError(
+                f"the space masks {name} of shape {tuple(weight.shape)}, the model has "
+                f"{shapes.get(name, 'no such parameter')}"
+            )
+
+
+def right_and_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many answers are right and the summed cross-entropy in nats, (2,) float32."""
+    loss = F.cross_entropy(logits.float(), targets, reduction="none")
+    sound = loss.isfinite()
+    right = (logits.argmax(1) == targets) & sound
+    return torch.stack([right.sum(), torch.where(sound, loss, CEILING).sum()])
+
+
+def summed(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """What `right_and_loss` said of each mask and batch, added up: (masks, 2) float64 on the CPU."""
+    found = torch.stack([torch.stack(list(row)) for row in rows])
+    return found.cpu().double().sum(1)
+
+
+def batch_size_for(model: nn.Module, image_shape: tuple[int, int, int], device: torch.device) -> int:
+    """How many images make the largest activation fill the cache, from 8 up."""
+    twin = copy.deepcopy(model).eval()
+    like = next(twin.parameters(), torch.zeros(1))
+    seen = _Largest()
+    with torch.inference_mode(), seen:
+        twin(torch.zeros(PROBED, *image_shape, device=like.device))
+    room = CACHE.get(device.type, MEMORY)
+    return max(8, min(LARGEST_BATCH, room * PROBED // max(1, seen.bytes)))
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the largest result of any operation that has as many rows as the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor) and tensor.dim() > 1 and len(tensor) == PROBED:
+                self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
+        return result
