@@ -15,6 +15,7 @@ from kezuri.prune.granularity import Channel
 from kezuri.prune.masks import Masks
 from kezuri.prune.select import select_masks
 from kezuri.recipe.costs import Costs
+from kezuri.recipe.mask_search import searched
 from kezuri.recipe.meters import Meters
 from kezuri.recipe.proposing import Decision, Order, Proposing
 from kezuri.recipe.step import ModelState, Resources
@@ -155,11 +156,16 @@ def choose(
         dense: the meters of the model before the first round, where there is a budget.
     """
     begin, couplings = perf_counter(), prospect.couplings
+    masked = 0.0 if state.masks is None else state.masks.sparsity
+    sparsity = 1 - (1 - masked) * (1 - rate)
+    if plan.search is not None:
+        found = searched(plan, state, prospect, resources, sparsity=sparsity, stage=stage)
+        kept = found.kept_channels if plan.cuts else None
+        return Chosen(found.masks, kept, rate, seconds=perf_counter() - begin)
     if couplings is None or not (plan.payoff or plan.budget):
-        masked = 0.0 if state.masks is None else state.masks.sparsity
         selection = select_masks(
             state.model,
-            1 - (1 - masked) * (1 - rate),
+            sparsity,
             criterion=plan.criterion,
             granularity=plan.granularity,
             scope=plan.scope,

@@ -16,9 +16,12 @@ from kezuri.prune.scope import Global, Scope
 from kezuri.recipe.budget import check_budget
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.loop import Loop
+from kezuri.recipe.mask_search import MaskSearch
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import objective_of
 from kezuri.train import estimate_step_seconds
+
+FORWARD = 0.3  # of a training step
 
 
 @steps.register("prune")
@@ -42,6 +45,8 @@ class Prune:
         ignore: layers to leave alone, by name or pattern.
         payoff: seconds to time what each round would cut, in ONNX Runtime and before it is retrained; layers
             whose cut brings neither time nor size stay whole in that round. 0 times nothing.
+        search: tries whole masks instead of removing what the criterion ranks lowest, round after round:
+            search, retrain, search. The criterion is where it begins; weights that went stay gone.
         budget: ceilings to end at: of `params`, `macs`, `size` (bytes of the ONNX file) and `latency`
             (milliseconds an image in ONNX Runtime, one thread). Numbers below 1 are fractions of what the
             model was before the first round. Rates are then the most that a round removes.
@@ -60,6 +65,7 @@ class Prune:
     ignore: tuple[str, ...] = ()
     payoff: float = 0.0
     budget: Mapping[str, float] | None = None
+    search: MaskSearch | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.saturation < 1:
@@ -68,6 +74,8 @@ class Prune:
             raise UsageError(f"payoff is a number of seconds, 0 for none, got {self.payoff}")
         if self.budget is not None:
             object.__setattr__(self, "budget", check_budget(self.budget))
+        if self.search is not None and (self.payoff or self.budget):
+            raise UsageError("a search goes by sparsity: it cannot be combined with payoff or budget")
         for name in ("payoff", "budget"):
             if getattr(self, name) and not self.cuts:
                 raise UsageError(
@@ -110,7 +118,10 @@ class Prune:
             objective=objective_of(self.finetune.distill, resources),
         )
         epochs = self.finetune.epochs + self.criterion_epochs()
-        return self.schedule.rounds * (epochs * batches * step + self.payoff)
+        searching = 0.0
+        if self.search is not None:
+            searching = FORWARD * step * self.search.image_passes / self.finetune.batch_size
+        return self.schedule.rounds * (epochs * batches * step + self.payoff + searching)
 
     def criterion_epochs(self) -> float:
         """Passes over the training images that gathering the criterion's evidence takes in a round."""
