@@ -14,13 +14,16 @@ from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
 from kezuri.measure.macs import count_macs
 from kezuri.prune.criteria.norm import L2
+from kezuri.prune.fitness import MaskFitness
 from kezuri.prune.granularity import Channel, Weight
 from kezuri.prune.schedule import Iterative
 from kezuri.prune.scope import Global, Local
+from kezuri.prune.searchers.genetic import Genetic
 from kezuri.recipe import meters
 from kezuri.recipe.finetune import Finetune
 from kezuri.recipe.listener import SilentListener
 from kezuri.recipe.loop import Loop
+from kezuri.recipe.mask_search import MaskSearch
 from kezuri.recipe.payoff import PayoffCheck
 from kezuri.recipe.prepare import IN_MEMORY, prepare
 from kezuri.recipe.recipe import DataChoice, ModelChoice, Recipe
@@ -180,6 +183,32 @@ def test_weights_are_masked_and_stay_zero_through_retraining(work):
     parameters = dict(state.model.named_parameters())
     for name, mask in state.masks.items():
         assert bool((parameters[name][~mask] == 0).all()) and bool((parameters[name][mask] != 0).any())
+
+
+SEARCH = MaskSearch(Genetic(population=8), evaluations=40, fitness=MaskFitness(images=60, race=()), split=120)
+
+
+@pytest.mark.parametrize("granularity", [Weight(), Channel(floor=2)])
+def test_masks_can_be_searched_in_every_round_and_a_kill_changes_nothing(work, granularity):
+    step = plan(
+        granularity=granularity, scope=Global(), schedule=Iterative(rounds=2, rate=0.5), search=SEARCH
+    )
+    state, stop, hearing, _ = work(step)
+    assert stop.kind == "rounds" and sum("searched 40 masks" in line for line in hearing.said) == 2
+    removed = sum(
+        int((value == 0).sum()) for name, value in state.model.state_dict().items() if value.dim() > 1
+    )
+    if granularity == Weight():
+        assert state.masks.sparsity == pytest.approx(0.75, abs=0.01)
+        assert removed == state.masks.removed
+    else:
+        assert sum(widths(state)) < 26 and removed == 0
+    ranked = work(plan(granularity=granularity, scope=Global(), schedule=step.schedule), folder="ranked")[0]
+    assert not same(state, ranked)
+    for task in ("search", "train"):
+        with pytest.raises(KeyboardInterrupt):
+            work(step, folder=task, killed=task)
+        assert same(work(step, folder=task)[0], state)
 
 
 @pytest.mark.parametrize(
@@ -374,6 +403,7 @@ def test_what_cannot_be_proved_is_listed_as_blocked(work, data, changes):
         ({"budget": {}}, UsageError, "the budget is empty; give a ceiling on one of params, macs, size"),
         ({"budget": {"mac": 0.5}}, UnknownName, "did you mean 'macs'"),
         ({"budget": {"macs": 0}}, UsageError, "got 0"),
+        ({"budget": {"macs": 0.5}, "search": SEARCH}, UsageError, "a search goes by sparsity"),
     ],
 )
 def test_bad_values_are_refused(changes, error, words):
