@@ -3,15 +3,19 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from kezuri.core.errors import UsageError
+from kezuri.core.goal import Goal
 from kezuri.core.seeds import derive
 from kezuri.prune.fitness import MaskFitness
 from kezuri.prune.mask_space import mask_space, with_growth
-from kezuri.prune.problem import FixedSparsity
+from kezuri.prune.problem import FewestWeights, FixedSparsity, Problem
 from kezuri.prune.search import Searched, search_masks
 from kezuri.prune.searcher import MaskSearcher
 from kezuri.prune.searchers.genetic import Genetic
 from kezuri.recipe.step import ModelState, Resources
+from kezuri.train import evaluate
 
 if TYPE_CHECKING:
     from kezuri.recipe.rounds import Prospect
@@ -27,12 +31,15 @@ class MaskSearch:
         evaluations: how many masks are judged in a round.
         fitness: how a mask is judged.
         split: how many training images are searched on; the best masks are judged on all of them at the end.
+        keep: the accuracy to keep on those images, before retraining. A round then removes as many weights as
+            that allows, and its rate is only where the search begins.
     """
 
     searcher: MaskSearcher = field(default_factory=Genetic)
     evaluations: int = 1000
     fitness: MaskFitness = field(default_factory=MaskFitness)
     split: int = 10_000
+    keep: Goal | None = None
 
     def __post_init__(self) -> None:
         if self.evaluations < 1:
@@ -78,12 +85,17 @@ def searched(
         ignore=() if plan.cuts else plan.ignore,  # couplings know them already, as protected
         masks=state.masks,
     )
+    problem: Problem = FixedSparsity(sparsity)
+    if settings.keep is not None:
+        floor = settings.keep.floor(evaluate(state.model, part, device=resources.device).accuracy)
+        total = space.masks(torch.ones(space.units, dtype=torch.bool)).total
+        problem = FewestWeights(floor=floor, sparsity=sparsity, total=total)
     if settings.searcher.grows_by_gradient:
         space = with_growth(space, state.model, part, sparsity=sparsity, seed=seed)
     found = search_masks(
         state.model,
         part,
-        problem=FixedSparsity(sparsity),
+        problem=problem,
         searcher=settings.searcher,
         space=space,
         fitness=settings.fitness,
@@ -93,10 +105,9 @@ def searched(
         checkpoint=resources.stages.checkpoint(stage) / "search",
         progress=resources.listener,
     )
-    last = found.history[-1]
+    best = found.best.fitness
     resources.listener.say(
-        f"       searched {found.evaluations} masks on {last.images:,} images: "
-        f"{found.best.fitness.accuracy:.2%} of {found.best.fitness.images:,} training images right, "
-        f"before retraining"
+        f"       searched {found.evaluations} masks on {found.history[-1].images:,} images: sparsity "
+        f"{found.sparsity:.2%}, {best.accuracy:.2%} of {best.images:,} training images right before retraining"
     )
     return found

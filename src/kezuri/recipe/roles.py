@@ -19,7 +19,6 @@ def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.prune.schedule import Schedule, schedules
     from kezuri.prune.scope import Scope, scopes
     from kezuri.prune.searcher import MaskSearcher, mask_searchers
-    from kezuri.prune.searcher import MaskSearcher, mask_searchers
     from kezuri.quantization.observer import Observer, observers
     from kezuri.quantization.rounding import Rounding, roundings
     from kezuri.recipe.step import Step, steps
@@ -38,7 +37,6 @@ def _roles() -> dict[Any, Registry[Any]]:
         Granularity: granularities,
         Loss: losses,
         LrSchedule: lr_schedules,
-        MaskSearcher: mask_searchers,
         MaskSearcher: mask_searchers,
         Observer: observers,
         Optimizer: optimizers,
