@@ -108,6 +108,6 @@ def searched(
     best = found.best.fitness
     resources.listener.say(
         f"       searched {found.evaluations} masks on {found.history[-1].images:,} images: sparsity "
-        f"{found.sparsity:.2%}, {best.accuracy:.2%} of {best.images:,} training images right before retraining"
+        f"{found.sparsity:.2%}, before retraining {best.accuracy:.2%} of {best.images:,} training images right"
     )
     return found
