@@ -107,7 +107,8 @@ def searched(
     )
     best = found.best.fitness
     resources.listener.say(
-        f"       searched {found.evaluations} masks on {found.history[-1].images:,} images: sparsity "
-        f"{found.sparsity:.2%}, before retraining {best.accuracy:.2%} of {best.images:,} training images right"
+        f"       searched {found.evaluations} masks on {found.history[-1].images:,} images: "
+        f"sparsity {found.sparsity:.2%}, {best.accuracy:.2%} of {best.images:,} training images right before "
+        f"retraining"
     )
     return found
