@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Generator, Tensor
 
+from kezuri.core.errors import RecipeError
 from kezuri.core.registry import Registry
 from kezuri.prune.problem import Fitness, Problem
 from kezuri.prune.space import Space
@@ -67,3 +68,9 @@ class MaskSearcher(Protocol):
 
 
 mask_searchers: Registry[type[MaskSearcher]] = Registry("mask searcher")
+
+
+def check_evaluations(evaluations: int) -> None:
+    """Raises RecipeError unless a search may judge something."""
+    if evaluations < 1:
+        raise RecipeError(f"evaluations are at least 1, got {evaluations}")

@@ -111,6 +111,16 @@ class Space:
         return torch.cat([self.contest.scores[group.name].double().cpu() for group in self.groups])
 
     @cached_property
+    def odds(self) -> Tensor:
+        """What each unit counts in a draw by worth, (N,) float64, positive."""
+        return positive(self.worth)
+
+    @cached_property
+    def growth_odds(self) -> Tensor:
+        """What each unit counts in a draw by what it promises, (N,) float64, positive."""
+        return self.odds if self.growth is None else positive(self.growth.double().cpu())
+
+    @cached_property
     def is_plain(self) -> bool:
         """Whether every unit is one weight that goes alone and no group has a floor."""
         return bool((self.sizes == 1).all()) and all(one.step == 1 and one.floor == 0 for one in self.groups)
@@ -178,3 +188,9 @@ class Space:
         if self.is_plain:
             return 1 - int(kept.sum()) / self.units
         return self.masks(kept).sparsity
+
+
+def positive(values: Tensor) -> Tensor:
+    """Values, (N,), with those under a millionth of the mean of the positive ones raised to that."""
+    above = values[values > 0]
+    return values.clamp(min=1e-6 * float(above.mean())) if len(above) else torch.ones_like(values)
