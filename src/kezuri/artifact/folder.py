@@ -7,6 +7,7 @@ from kezuri.core.errors import DataError
 
 RECIPE_JSON = "recipe.json"
 STUDY_JSON = "study.json"
+MASK_STUDY_JSON = "mask-study.json"
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,59 @@ class StudyFolder:
     def table(self, ending: str) -> Path:
         """The table as a file: `csv` or `json`."""
         return self.path / f"table.{ending}"
+
+
+@dataclass(frozen=True)
+class MaskStudyFolder:
+    """The folder of a study of mask searches; each of its cells writes into a folder of its own."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """What is studied, and where each cell's results lie."""
+        return self.path / MASK_STUDY_JSON
+
+    def cell(self, name: str) -> "CellFolder":
+        return CellFolder(self.path / "cells" / name)
+
+    def weights(self, digest: str) -> Path:
+        """The dense model's, where the study trained it."""
+        return self.path / f"dense-{digest}.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    def table(self, name: str, ending: str) -> Path:
+        """A table as a file: `csv` or `json`."""
+        return self.path / f"{name}.{ending}"
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """The folder of one search and what was retrained from its mask."""
+
+    path: Path
+
+    @property
+    def search(self) -> Path:
+        """What the search found, once it ended."""
+        return self.path / "search.json"
+
+    @property
+    def masks(self) -> Path:
+        """The masks it found, True = kept."""
+        return self.path / "masks.safetensors"
+
+    def retrained(self, name: str) -> Path:
+        """What retraining made of the mask, once it ended."""
+        return self.path / f"{name}.json"
+
+    def progress(self, name: str) -> Path:
+        """What an interrupted search or training goes on from; gone when it ended."""
+        return self.path / f"{name}.part"

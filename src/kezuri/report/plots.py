@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import altair as alt
@@ -11,8 +12,9 @@ from kezuri.report import numbers
 from kezuri.report.reading import Layer, Round, RunView
 from kezuri.report.theme import BLUE, CONFIG, GREY, INK, MUTED, PALE, SKY, VERMILLION, WIDTH
 
-Chart = alt.LayerChart | alt.VConcatChart | alt.Chart
+Chart = alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.Chart
 WORST_CLASSES = 30
+TITLE_LENGTH = 80  # characters of a finding that fit above a chart
 # A long name keeps its end, which tells layers apart.
 SHORT_LABEL = "length(datum.label) > 28 ? '…' + slice(datum.label, -27) : datum.label"
 ROUNDS_WORDS = "Accuracy (bars: 95 % interval) and file size after each round of cutting and retraining"
@@ -280,5 +282,7 @@ def over(rows: Sequence[dict[str, Any]]) -> alt.Chart:
 
 def titled(chart: Any, title: str, subtitle: str) -> Chart:
     """The chart with the finding above it, in the look all charts share."""
-    done: Chart = chart.properties(title=alt.TitleParams(title, subtitle=subtitle)).configure(**CONFIG)
+    lines = wrap(title, TITLE_LENGTH)
+    text = title if len(lines) < 2 else lines
+    done: Chart = chart.properties(title=alt.TitleParams(text, subtitle=subtitle)).configure(**CONFIG)
     return done

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kezuri.artifact.atomic import write_bytes
-from kezuri.artifact.folder import RunFolder, StudyFolder
+from kezuri.artifact.folder import MaskStudyFolder, RunFolder, StudyFolder
 from kezuri.report.allocation import allocation_chart
 from kezuri.report.compare import compare
+from kezuri.report.mask_study import MaskStudyView, differences_table, searches_table
+from kezuri.report.mask_study_charts import mask_study_charts
+from kezuri.report.mask_study_page import mask_study_page
 from kezuri.report.page import comparison_page, run_page
 from kezuri.report.pareto import pareto_chart
 from kezuri.report.plots import Chart, damage_chart, layers_chart, png, rounds_chart
@@ -81,6 +84,30 @@ def write_study(path: Path) -> Path:
     write_bytes(home.table("csv"), table.csv().encode())
     write_bytes(home.table("json"), table.json().encode())
     write_bytes(home.report, study_page(study, charts).encode())
+    return home.report
+
+
+def write_mask_study(path: Path) -> Path:
+    """Writes the report, the plots and the tables of a study of mask searches, finished or not.
+
+    The tables are `searches` and `differences`, each as CSV and as JSON.
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        DataError: the folder holds no such study.
+        CorruptArtifact: a file of the study cannot be read.
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    study, home = MaskStudyView.read(path), MaskStudyFolder(path)
+    charts = mask_study_charts(study)
+    for name, chart in charts.items():
+        write_bytes(home.plots / f"{name}.png", png(chart))
+    for name, table in {"searches": searches_table(study), "differences": differences_table(study)}.items():
+        write_bytes(home.table(name, "csv"), table.csv().encode())
+        write_bytes(home.table(name, "json"), table.json().encode())
+    write_bytes(home.report, mask_study_page(study, charts).encode())
     return home.report
 
 
