@@ -19,6 +19,9 @@ from kezuri.core.errors import ModelError, UnknownName
 from kezuri.core.registry import unknown
 from kezuri.model.zoo.registry import Builder
 
+OWN = "_kezuri_model_"
+"""How the names of modules begin that were imported from a file, by its path."""
+
 # frames that say nothing about the user's mistake
 MACHINERY = {
     __file__,
@@ -39,7 +42,7 @@ def find_builder(place: str, name: str) -> Builder:
         return _timm(name)
     if place == "torchvision":
         return _torchvision(name)
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    module = import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     builder = getattr(module, name, None)
     if not callable(builder):
         own = [key for key, value in vars(module).items() if key[0] != "_" and _defines(module, value)]
@@ -61,18 +64,28 @@ def _defines(module: ModuleType, value: object) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module.__name__
 
 
-def _import_file(path: Path) -> ModuleType:
+def own_files() -> list[Path]:
+    """The files that were imported by their path, which another process has to import before it unpickles."""
+    return [Path(str(module.__file__)) for name, module in sys.modules.items() if name.startswith(OWN)]
+
+
+def import_file(path: Path) -> ModuleType:
+    """Runs a file as a module of its own.
+
+    Raises:
+        ModelError: there is no such file, or it fails; the error names the line.
+    """
     if not path.is_file():
         raise ModelError(f"no file {path} (looked in {Path.cwd()})")
     path = path.resolve()
-    name = f"_kezuri_model_{sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{OWN}{sha256(str(path).encode()).hexdigest()[:12]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with _importable(path.parent):
+        with importable(path.parent):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
@@ -82,14 +95,15 @@ def _import_file(path: Path) -> ModuleType:
 
 def _import_module(name: str) -> ModuleType:
     try:
-        with _importable(Path.cwd()):
+        with importable(Path.cwd()):
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise ModelError(f"{name} cannot be imported: {where(error)}") from error
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
+    """Has modules in a folder importable for a while."""
     # last on the path, so that a file beside the user's model never hides an installed package
     sys.path.append(str(folder))
     try:
