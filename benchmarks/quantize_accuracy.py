@@ -41,14 +41,15 @@ def calibrated(bits: int = 8, **settings: Any) -> Row:
     return lambda model, data, seed: quantize(model, data, bits, seed=seed, **settings).model
 
 
-def trained(bits: int, epochs: float, lr: float, ranges: Ranges) -> Row:
-    """With training, from the calibrated network on."""
+def trained(bits: int, epochs: float, lr: float, ranges: Ranges, *, frozen: bool = False) -> Row:
+    """With training, from the calibrated network on; frozen: batch normalisation keeps its statistics."""
 
     def make(model: nn.Module, data: Data, seed: int) -> nn.Module:
         quantized = quantize(model, data, bits, activation_bits=bits, seed=seed)
         quantized.train_ranges(ranges)
         training = Training(epochs=epochs, lr=lr, augment=(PadCrop(), Flip()))
-        fit(quantized.model, data, training, seed=seed, hooks=(ScalesUndecayed(),))
+        hooks = (ScalesUndecayed(),)
+        fit(quantized.model, data, training, seed=seed, hooks=hooks, frozen_batchnorm=frozen)
         return quantized.model
 
     return make
@@ -58,7 +59,7 @@ ROWS: dict[str, Row] = {
     "8 bits, calibrated": calibrated(),
     "8 bits, calibrated by mse": calibrated(observer="mse"),
     "8 bits, trained 0.3 epochs": trained(8, 0.3, 0.002, "fixed"),
-    "8 bits, trained 0.3 epochs gently": trained(8, 0.3, 0.0001, "fixed"),
+    "8 bits, trained 0.3 epochs, norms frozen": trained(8, 0.3, 0.002, "fixed", frozen=True),
     "4-bit weights, nearest": calibrated(4),
     "4-bit weights, gptq": calibrated(4, rounding="gptq"),
     "4-bit weights, adaround": calibrated(4, rounding="adaround"),

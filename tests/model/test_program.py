@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kezuri.core.errors import UsageError
 from kezuri.model.coupling import Choices, couple
+from kezuri.model.modes import NormMode
 from kezuri.model.program import Program
 from kezuri.model.proof import Cut, cut
 
@@ -118,6 +119,11 @@ def test_a_program_trains_copies_and_takes_any_batch() -> None:
     program.train()
     assert not torch.equal(program(IMAGES), program(IMAGES)), "dropout is on"
     assert not torch.equal(program.get_buffer("norm.running_mean"), mean), "statistics move"
+    next(part for part in program.modules() if isinstance(part, NormMode)).eval()
+    mean = program.get_buffer("norm.running_mean").clone()
+    assert not torch.equal(program(IMAGES), program(IMAGES)), "dropout is still on"
+    assert torch.equal(program.get_buffer("norm.running_mean"), mean), "statistics stay"
+    program.train()
     program(IMAGES).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in program.parameters())
     assert torch.equal(program.eval()(IMAGES), program(IMAGES))

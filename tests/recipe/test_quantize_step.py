@@ -273,6 +273,17 @@ def test_training_always_with_each_kind_of_range(apply, ranges):
     }
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_norms_keep_their_statistics_where_asked(apply, frozen):
+    tuned = f"finetune: {{epochs: 1, lr: 0.02, batch_size: 30, freeze_norms: {str(frozen).lower()}}}"
+    after, _ = apply(f"{HARD}, ranges: learned, train: always, {tuned}")
+    before, _ = apply(f"{HARD}, train: never", name="plain")
+    statistics = [name for name, _ in before.model.named_buffers() if "running" in name]
+    assert statistics
+    for name in statistics:
+        assert torch.equal(after.model.get_buffer(name), before.model.get_buffer(name)) == frozen
+
+
 def test_training_that_ruins_the_model_is_not_kept(apply):
     after, resources = apply("train: always, finetune: {epochs: 1, lr: 30, batch_size: 30}")
     record = resources.stages.record("1-quantize")

@@ -119,6 +119,7 @@ class BlockRounds:
             checkpoint=self.stages.checkpoint(name),
             progress=self.resources.listener,
             hooks=() if shorter.state.masks is None else (shorter.state.masks.hold(),),
+            frozen_batchnorm=self.plan.finetune.freeze_norms,
             objective=objective_of(self.plan.finetune.distill, self.resources),
         )
         accuracy, rows = self._described(shorter.state)

@@ -20,6 +20,8 @@ class Finetune:
         lr_ratio: fraction of `lr` to begin with, in (0, 1]; one number, or one a round (the last repeats).
         batch_size, optimizer, lr_schedule, label_smoothing, augment: as in training.
         distill: has a teacher take part, by default the dense model that was cut.
+        freeze_norms: whether batch normalisation keeps its statistics: for very few images, or for a model
+            whose statistics are from images unlike these.
     """
 
     epochs: float = 10.0
@@ -31,6 +33,7 @@ class Finetune:
     label_smoothing: float = 0.0
     augment: tuple[Augment, ...] = ()
     distill: Teaching | None = None
+    freeze_norms: bool = False
 
     def __post_init__(self) -> None:
         ratios = self.lr_ratio if isinstance(self.lr_ratio, tuple) else (self.lr_ratio,)

@@ -162,6 +162,7 @@ class Quantizing:
             checkpoint=resources.stages.checkpoint(self.stage),
             progress=resources.listener,
             hooks=(*held, ScalesUndecayed()),
+            frozen_batchnorm=plan.finetune.freeze_norms,
             objective=objective_of(plan.finetune.distill, resources),
         )
 

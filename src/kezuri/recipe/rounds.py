@@ -164,6 +164,7 @@ def attempt(
         checkpoint=resources.stages.checkpoint(stage),
         progress=resources.listener,
         hooks=() if smaller.masks is None else (smaller.masks.hold(),),
+        frozen_batchnorm=plan.finetune.freeze_norms,
         objective=objective_of(plan.finetune.distill, resources),
     )
     accuracy, size, measurements = _describe(smaller, resources)
