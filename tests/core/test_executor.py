@@ -120,6 +120,21 @@ def test_no_worker_outlives_a_parent_that_was_killed(number: signal.Signals) -> 
     _all_gone(pids)
 
 
+def test_an_iterator_left_in_the_middle_does_not_keep_the_process() -> None:
+    code = (
+        "from kezuri.core.executor import Processes\n"
+        "results = Processes(2).map(eval, ['1', \"__import__('time').sleep(600)\"] * 2)\n"
+        "print(next(results))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1\n", "")
+
+
+def test_workers_may_start_processes_of_their_own(workers) -> None:
+    start = "(lambda child: (child.start(), child.join(), child.exitcode)[2])(__import__('multiprocessing').Process(target=int))"
+    assert list(workers.map(eval, [start])) == [0]
+
+
 def test_ctrl_c_ends_the_workers_quietly() -> None:
     parent, pids = _waiting()
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of them

@@ -1,5 +1,6 @@
 """The role of an executor: where independent pieces of work run, one after the other or side by side."""
 
+import atexit
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPEN
 """What keeps a worker to one core; read when torch or NumPy is first imported."""
 
 _environment = threading.Lock()
+_workers: "set[_Worker]" = set()
 
 
 class Executor(Protocol):
@@ -172,11 +174,12 @@ class _Worker:
     def __init__(self) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs,))
         self._knows: bytes | None = None
         with _environment_of_workers():
             self._process.start()
         theirs.close()
+        _workers.add(self)
 
     def begin(self, function: bytes, item: bytes) -> None:
         try:
@@ -198,6 +201,9 @@ class _Worker:
         return value
 
     def end(self) -> None:
+        if self not in _workers:
+            return
+        _workers.discard(self)
         self._process.kill()
         self._process.join()
         self._process.close()
@@ -243,6 +249,13 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
     os._exit(1)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Ends what was left in the middle, which would be waited for."""
+    for worker in list(_workers):
+        worker.end()
 
 
 def _packed(value: object) -> bytes:
