@@ -93,7 +93,7 @@ def test_a_gain_before_retraining_that_retraining_takes_away(whole):
         "0 of 2 times after it with all images"
     )
     said = worth_table(whole).text()
-    assert "against random search +12" in said and "than random search and than magnitude" in said
+    assert "against random +12" in said and "than random and than magnitude" in said
 
 
 def test_pairs_take_the_draw_out_of_the_difference(whole):
@@ -119,6 +119,18 @@ def test_the_table_has_a_row_a_searcher_and_sparsity(whole):
     found = list(whole.accuracies("genetic", 0.8, "all").values())
     assert rows[0]["accuracy_all"] == pytest.approx(np.mean(found))
     assert f"{np.mean(found) * 100:.2f} ± {np.std(found, ddof=1) * 100:.2f}" in searches_table(whole).text()
+
+
+def test_searchers_with_settings_are_told_apart(tmp_path):
+    record = write(tmp_path) / "mask-study.json"
+    text = (
+        record.read_text()
+        .replace('"magnitude"', '"genetic:elites=4"')
+        .replace('{"use": "genetic:elites=4"}', '{"use": "genetic", "elites": 4}')
+    )
+    record.write_text(text)
+    view = MaskStudyView.read(tmp_path)
+    assert view.references == ("random",) and view.contenders == ("genetic", "genetic:elites=4")
 
 
 def test_only_draws_that_both_have_are_compared(tmp_path):

@@ -9,7 +9,21 @@ from typing import NoReturn
 
 import typer
 
-from kezuri.cli import bench, check, compare, compress, demo, inspect, list_, new, report, resume, run, study
+from kezuri.cli import (
+    bench,
+    check,
+    compare,
+    compress,
+    demo,
+    inspect,
+    list_,
+    new,
+    report,
+    resume,
+    run,
+    study,
+    study_masks,
+)
 from kezuri.core.errors import Interrupted, KezuriError, KezuriWarning, ResourceError, UsageError, users_line
 
 app = typer.Typer(
@@ -31,6 +45,7 @@ app.command("bench")(bench.bench)
 app.command("list")(list_.list_)
 app.command("new")(new.new)
 app.command("study")(study.study)
+app.command("study-masks")(study_masks.study_masks)
 app.command("demo")(demo.demo)
 
 

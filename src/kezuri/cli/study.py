@@ -1,15 +1,11 @@
 """`kezuri study`: distillation, quantization and pruning, alone and together, in one table."""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from kezuri.cli.options import Device, Runs, Threads
-
-if TYPE_CHECKING:
-    from kezuri.recipe.model_choice import ModelChoice
+from kezuri.cli.options import Device, Runs, Threads, folder_name, model_choice, words
 
 
 def study(
@@ -62,17 +58,17 @@ def study(
         raise UsageError("--csv and --json cannot both be printed; choose one")
     plan = Plan(
         data=data,
-        student=_model("--student", student),
-        assistant=_model("--assistant", assistant),
-        teacher=_model("--teacher", teacher),
+        student=model_choice("--student", student),
+        assistant=model_choice("--assistant", assistant),
+        teacher=model_choice("--teacher", teacher),
         epochs=epochs,
         seeds=seeds,
-        methods=tuple(METHODS) if methods == "all" else tuple(_words(methods)),
+        methods=tuple(METHODS) if methods == "all" else tuple(words(methods)),
         sparsity=sparsity,
         batch_size=batch_size,
         lr=lr,
     )
-    home = runs / (name or "study-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", data).strip("-._")[-60:] or "data"))
+    home = runs / (name or f"study-{folder_name(data)}")
     listener = ConsoleListener(Console(stderr=True, soft_wrap=True, highlight=False) if csv or json else None)
     listener.say(f"study folder {home}")
     folder = run_study(plan, home, data_root=data_root, device=device, listener=listener, threads=threads)
@@ -89,23 +85,3 @@ def study(
         raise KezuriError(
             f"{len(view.failed)} runs failed; the same command tries them again: {view.failed[0]}"
         )
-
-
-def _model(option: str, text: str) -> "ModelChoice":
-    """The model in `NAME,option=value,…`."""
-    from kezuri.core.errors import UsageError
-    from kezuri.recipe.document import plain_scalar
-    from kezuri.recipe.model_choice import ModelChoice
-
-    use, *settings = _words(text) or [""]
-    options = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"{option} is a model, or one with options as plain2,width=0.5; got {text!r}")
-        options[key.strip()] = plain_scalar(value.strip(), option)
-    return ModelChoice(use, options)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

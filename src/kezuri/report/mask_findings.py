@@ -14,8 +14,6 @@ LEVEL = 0.05
 FEWEST = 6
 """Draws below which the sign-flip test cannot fall under that level: 2 of 2^5 ways are 0.0625."""
 
-AGAINST = {"random": "random search", "magnitude": "magnitude"}
-
 
 @dataclass(frozen=True)
 class Worth:
@@ -78,7 +76,7 @@ def worth_table(study: MaskStudyView) -> Grid:
         )
         for one in worths(study)
     )
-    held = " and than ".join(AGAINST[name] for name in study.references)
+    held = " and than ".join(study.references)
     note = (
         f"worth it: more accurate on the {study.split} images than {held}, with a two-sided p below "
         f"{LEVEL:g} (sign flips over draws; it takes {FEWEST} draws)"
@@ -126,4 +124,4 @@ def _told(study: MaskStudyView, searcher: str, stage: str) -> Iterator[str]:
             listed = ", ".join(f"{signed(one.mean)} at {share(sparsity)}" for sparsity, one in found.items())
             highest = max(one.different for one in found.values())
             chance = f"p {'≤ ' if len(found) > 1 else ''}{numbers.significant(highest, 2)}"
-            yield f"against {AGAINST[reference]} {listed} ({chance})"
+            yield f"against {reference} {listed} ({chance})"

@@ -104,13 +104,15 @@ class MaskStudyView:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Those of them that others are held against."""
-        return tuple(name for name in REFERENCES if name in self.searchers)
+        """Those of them that others are held against: the first of each kind."""
+        uses = {name: settings["use"] for name, settings in self.plan["searchers"].items()}
+        found = (next((name for name in uses if uses[name] == use), None) for use in REFERENCES)
+        return tuple(name for name in found if name is not None)
 
     @property
     def contenders(self) -> tuple[str, ...]:
         """All the others."""
-        return tuple(name for name in self.searchers if name not in REFERENCES)
+        return tuple(name for name in self.searchers if name not in self.references)
 
     def of(self, searcher: str, sparsity: float) -> list[Outcome]:
         """The searches of one kind that ended, by draw."""

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from kezuri.report import numbers
-from kezuri.report.mask_findings import AGAINST, headline
+from kezuri.report.mask_findings import headline
 from kezuri.report.mask_study import Difference, MaskStudyView, differences, share, stage_words
 from kezuri.report.plots import Chart, over, titled
 from kezuri.report.theme import BLUE, GREY, INK, PALE, SKY, VERMILLION, WIDTH
@@ -60,7 +60,7 @@ def differences_chart(study: MaskStudyView) -> Chart | None:
         return None
     names = [f"{name}, {share(sparsity)}" for sparsity in study.sparsities for name in study.contenders]
     colours = {
-        f"against {AGAINST[name]}": BLUE if name == "random" else VERMILLION for name in study.references
+        f"against {name}": colour for name, colour in zip(study.references, (BLUE, VERMILLION), strict=False)
     }
     stages = [stage for stage in study.stages if any(one.stage == stage for one in shown)]
     panels = []
@@ -98,7 +98,7 @@ def _difference(one: Difference) -> Row:
     ends = [found.mean if end is None else end for end in (found.low, found.high)]
     return {
         "name": f"{one.searcher}, {share(one.sparsity)}",
-        "line": f"against {AGAINST[one.reference]}",
+        "line": f"against {one.reference}",
         "what": "mean",
         "of": f"{found.pairs} draws, p {numbers.significant(found.different, 2)}",
         "value": found.mean * 100,
