@@ -37,8 +37,12 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_runs_small(file, data, model, tmp_path):
     steps = load_recipe(file).to_json()["steps"]
-    changes = ["goal.accuracy=-0.9", *(f"steps.{number}.epochs=0.2" for number in range(len(steps)))]
+    changes = ["goal.accuracy=-0.9"]
     for number, step in enumerate(steps):
+        changes.append(f"steps.{number}.{'finetune.' if 'finetune' in step else ''}epochs=0.2")
+        if step.get("search"):
+            changes += [f"steps.{number}.search.evaluations=40", f"steps.{number}.schedule.rate=0.5"]
+            changes += [f"steps.{number}.schedule.rounds=2", f"steps.{number}.search.fitness.images=100"]
         if step["use"] == "pcas":
             changes += [f"steps.{number}.attention_epochs=0.2", f"steps.{number}.keep=null"]
     folder = run(prepare(load_recipe(file, changes), model=model, data=data, device="cpu"), runs=tmp_path)
