@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from kezuri.prune.scope import Global
 from kezuri.prune.searcher import Asked
 from kezuri.prune.select import contest
 from kezuri.prune.space import Space
+from kezuri.train.batchnorm import reestimate_batchnorm_
 from kezuri.train.evaluate import evaluate
 
 PROBLEM = FixedSparsity(0.5)
@@ -62,22 +65,22 @@ def some(space, count, sparsity=0.5, seed=2):
 
 
 def by_hand(model, space, kept, part):
-    import copy
-
     twin = copy.deepcopy(model)
     space.masks(kept).apply_(twin)
     return evaluate(twin, part, device="cpu")
 
 
 def begin(net, part, *, seed=0, problem=PROBLEM, **settings):
+    settings = {"how": "plain", **settings}
     return MaskFitness(**settings).begin(net, space_of(net), part, problem=problem, seed=seed, device="cpu")
 
 
-def test_fully_is_what_evaluating_the_masked_model_says(net, part):
+@pytest.mark.parametrize("how", ["stages", "vmap", "plain", "auto"])
+def test_fully_is_what_evaluating_the_masked_model_says(net, part, how):
     space = space_of(net)
     kept = some(space, 5)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    for one, found in zip(kept, begin(net, part).fully(kept), strict=True):
+    for one, found in zip(kept, begin(net, part, how=how).fully(kept), strict=True):
         truth = by_hand(net, space, one, part)
         assert found.accuracy == truth.accuracy
         assert found.loss == pytest.approx(truth.loss, rel=1e-5)
@@ -150,9 +153,37 @@ def test_answers_that_are_no_numbers_are_wrong_and_bad(net, part):
     assert (found[0].accuracy, found[0].loss) == (0, 1e4)
 
 
+@pytest.mark.parametrize("how", ["stages", "plain"])
+def test_norms_are_measured_under_each_mask(net, part, how):
+    kept = some(space_of(net), 3, sparsity=0.8)
+    found = begin(net, part, how=how, reestimate_norms=True, race=()).judge(Asked(kept, 0))
+    for one, fitness in zip(kept, found, strict=True):
+        twin = copy.deepcopy(net)
+        space_of(net).masks(one).apply_(twin)
+        reestimate_batchnorm_(twin, part, seed=0, batch_size=90, device="cpu")
+        assert fitness.accuracy == evaluate(twin, part, device="cpu").accuracy
+        assert fitness.loss == pytest.approx(evaluate(twin, part, device="cpu").loss, rel=1e-4)
+    assert found != begin(net, part, how=how, race=()).judge(Asked(kept, 0))
+
+
+def test_norms_are_measured_on_the_same_images_all_along(net, part):
+    kept = some(space_of(net), 2)
+    many = TensorPart(part.images.repeat(12, 1, 1, 1), part.labels.repeat(12), classes=3)
+    judge = begin(net, many, images=60, race=(), rotate=False, reestimate_norms=True)
+    assert judge.judge(Asked(kept, 0)) == judge.judge(Asked(kept, 1))
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"images": 0}, {"batch_size": 0}, {"race": (0,)}, {"race": (5, 5)}, {"survivors": 0}, {"how": "fast"}],
+    [
+        {"images": 0},
+        {"batch_size": 0},
+        {"race": (0,)},
+        {"race": (5, 5)},
+        {"survivors": 0},
+        {"how": "fast"},
+        {"how": "vmap", "reestimate_norms": True},
+    ],
 )
 def test_settings_are_checked(settings):
     with pytest.raises(RecipeError, match="got"):

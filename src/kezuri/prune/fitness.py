@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,15 @@ from kezuri.core.errors import DataError, RecipeError
 from kezuri.core.seeds import derive
 from kezuri.data import Part
 from kezuri.data.parts import permutation
-from kezuri.prune.judging import PlainWay, Sheet, Way, batch_size_for
+from kezuri.prune.judging import Sheet, batch_size_for
+from kezuri.prune.judging_choice import How, way_to_judge
 from kezuri.prune.problem import Fitness, Problem
 from kezuri.prune.searcher import Asked
 from kezuri.prune.space import Space
 from kezuri.train.device import Device, choose_device
 
-How = Literal["auto", "plain"]
+NORM_IMAGES, NORM_BATCH = 512, 128
+"""How many images batch statistics are re-estimated on, and in batches of how many."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,20 @@ class MaskFitness:
         race: how many images decide who goes on, ascending; empty for no race. A mask that is asked alone
             always sees all.
         survivors: fraction of the masks that goes on at each of them, in (0, 1].
+        reestimate_norms: batch normalisation gets the statistics of a few hundred images for each mask. Those
+            of the whole model no longer fit where much is removed, and then all masks look bad.
         batch_size: images a batch; None for as many as keep the largest activation in a processor's cache,
             which is worked out and not timed, so that the same call gives the same numbers.
-        how: `plain` runs the masked model; `auto` takes what is fastest.
+        how: `plain` runs the masked model for each mask; `stages` computes what masks have in common once;
+            `vmap` runs many masks at once. `auto` takes stages on a CPU, elsewhere what is fastest at first,
+            and the plain way for a model that the others cannot run. They differ by rounding alone.
     """
 
     images: int | None = 1000
     rotate: bool = True
-    race: tuple[int, ...] = (100, 300)
-    survivors: float = 0.3
+    race: tuple[int, ...] = (300,)
+    survivors: float = 0.5
+    reestimate_norms: bool = False
     batch_size: int | None = None
     how: How = "auto"
 
@@ -61,8 +68,10 @@ class MaskFitness:
             raise RecipeError(f"race is numbers of images from 1 up, ascending, got {self.race}")
         if not 0 < self.survivors <= 1:
             raise RecipeError(f"survivors is a fraction in (0, 1], got {self.survivors}")
-        if self.how not in ("auto", "plain"):
-            raise RecipeError(f"how is 'auto' or 'plain', got {self.how!r}")
+        if self.how not in get_args(How):
+            raise RecipeError(f"how is 'auto', 'stages', 'vmap' or 'plain', got {self.how!r}")
+        if self.how == "vmap" and self.reestimate_norms:
+            raise RecipeError("how='vmap' cannot re-estimate batch statistics, take 'stages', got both")
 
     def begin(
         self,
@@ -86,6 +95,7 @@ class MaskFitness:
 
         Raises:
             DataError: there are no images.
+            ModelError: the way that is asked for cannot run the model.
             ShapeError: the space is not of this model.
             UsageError: there is no such device.
         """
@@ -113,7 +123,11 @@ class Judge:
     ) -> None:
         self._settings, self._space, self._part = settings, space, part
         self._problem, self._seed, self._device = problem, seed, device
-        self._way: Way = PlainWay(model, space, device)
+        norms = None
+        if settings.reestimate_norms:
+            places = permutation(len(part), derive(seed, "fitness", "norms"))[:NORM_IMAGES]
+            norms = Sheet(part.subset(places), ("norms",), NORM_BATCH, device)
+        self._way = way_to_judge(settings.how, model, space, part.image_shape, device, norms=norms)
         self._batch_size = settings.batch_size or batch_size_for(model, part.image_shape, device)
         self._drawn: tuple[int, list[Sheet]] | None = None
 

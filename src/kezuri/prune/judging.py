@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kezuri.core.errors import ShapeError
@@ -16,12 +17,14 @@ from kezuri.data import Part
 from kezuri.data.parts import Batch
 from kezuri.prune.space import Space
 
-CACHE = {"cpu": 1 << 20}
-"""Bytes that the largest activation of a batch may take: a core's second cache; elsewhere more is better."""
+CACHE = 1 << 21
+"""Bytes that the largest activation of a batch takes on a CPU, about what is near a core."""
 MEMORY = 1 << 28
+"""Bytes that it takes elsewhere, and that the weights of many masks may take."""
 LARGEST_BATCH = 1000
 CEILING = 1e4
-"""Nats that an answer counts which is not a number."""
+"""Nats that an answer counts at most; one that is not a number counts as many, and as wrong."""
+FINENESS = 1 << 20
 PROBED = 7
 
 
@@ -63,15 +66,27 @@ class Way(Protocol):
 class PlainWay:
     """A copy of the model, masked and run for each mask by itself.
 
+    Args:
+        model: stays as it is.
+        space: says which weights a choice of units keeps.
+        device: where the work is done.
+        norms: the images that batch statistics are re-estimated on for each mask; None to leave them.
+
     Raises:
         ShapeError: the space is not of this model.
     """
 
-    def __init__(self, model: nn.Module, space: Space, device: torch.device) -> None:
-        check_fit(model, space)
+    def __init__(
+        self, model: nn.Module, space: Space, device: torch.device, *, norms: Sheet | None = None
+    ) -> None:
         self._model = copy.deepcopy(model).to(device).eval()
         self._masked = Masked(model, space, device)
         self._parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        self._norms = norms
+        layers = [one for one in self._model.modules() if isinstance(one, _BatchNorm)]
+        self._layers = [one for one in layers if one.track_running_stats] if norms else []
+        for layer in self._layers:
+            layer.momentum = None  # torch's way to ask for an average of all batches
 
     def tally(self, kept: Tensor, sheet: Sheet) -> Tensor:
         """See `Way.tally`."""
@@ -79,8 +94,21 @@ class PlainWay:
         for weights in self._masked.each(kept):
             for name, weight in weights.items():
                 self._parameters[name].data = weight
-            rows.append([right_and_loss(self._model(batch.images), batch.targets) for batch in sheet.batches])
-        return summed(rows)
+            if self._norms is not None:
+                self._measure(self._norms)
+            found = [right_and_loss(self._model(one.images)[None], one.targets) for one in sheet.batches]
+            rows.append(summed(found))
+        return torch.cat(rows)
+
+    def _measure(self, sheet: Sheet) -> None:
+        """Gives batch normalisation the statistics of some images, under the weights as they are."""
+        for layer in self._layers:
+            layer.reset_running_stats()
+            layer.train()
+        for batch in sheet.batches if self._layers else ():
+            self._model(batch.images)
+        for layer in self._layers:
+            layer.eval()
 
 
 class Masked:
@@ -90,24 +118,33 @@ class Masked:
         model: gives the weights, which are copied.
         space: says what they are under a choice of units.
         device: where they are wanted.
+
+    Raises:
+        ShapeError: the space is not of this model.
     """
 
     def __init__(self, model: nn.Module, space: Space, device: torch.device) -> None:
         parameters = dict(model.named_parameters(remove_duplicate=False))
+        check_fit(model, space)
         self._space, self._device = space, device
-        self._whole = {name: parameters[name].detach().clone().to(device) for name in space.weights}
+        self.whole = {name: parameters[name].detach().clone().to(device) for name in space.weights}
         # where every unit is a tile of one weight, its flags are looked up
         self._places = {
-            name: places.to(device)
+            name: places.to(device).contiguous()
             for group in space.groups
             if group.shape is not None
             for name, places in group.spread(torch.arange(len(group.sizes)), fill=0).items()
         }
 
+    @property
+    def bytes(self) -> int:
+        """What the weights of one mask take."""
+        return sum(weight.numel() * weight.element_size() for weight in self.whole.values())
+
     def each(self, kept: Tensor) -> Iterator[dict[str, Tensor]]:
         """The weights of each choice of units, (masks, N) bool, by parameter name."""
         for one in kept:
-            yield {name: self._whole[name] * mask for name, mask in self.masks(one).items()}
+            yield {name: self.whole[name] * mask for name, mask in self.masks(one).items()}
 
     def masks(self, kept: Tensor) -> dict[str, Tensor]:
         """As `Space.masks`, and faster where that can be."""
@@ -129,28 +166,42 @@ def check_fit(model: nn.Module, space: Space) -> None:
 
 
 def right_and_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """How many answers are right and the summed cross-entropy in nats, (2,) float32."""
-    loss = F.cross_entropy(logits.float(), targets, reduction="none")
-    sound = loss.isfinite()
-    right = (logits.argmax(1) == targets) & sound
-    return torch.stack([right.sum(), torch.where(sound, loss, CEILING).sum()])
+    """How many answers of each mask are right and the summed cross-entropy, (masks, 2) int64.
+
+    Losses are added in whole numbers, `FINENESS` a nat, so that a sum does not depend on its order.
+
+    Args:
+        logits: (masks, B, classes).
+        targets: (B,) int64.
+    """
+    masks = len(logits)
+    every = targets.expand(masks, -1)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), every.flatten(), reduction="none").view(masks, -1)
+    sound = loss.isfinite() & (loss < CEILING)
+    right = (logits.argmax(2) == every) & sound
+    nats = torch.where(sound, loss, CEILING).mul(FINENESS).round().long()
+    return torch.stack([right.sum(1), nats.sum(1)], 1)
 
 
-def summed(rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    """What `right_and_loss` said of each mask and batch, added up: (masks, 2) float64 on the CPU."""
-    found = torch.stack([torch.stack(list(row)) for row in rows])
-    return found.cpu().double().sum(1)
+def summed(found: Sequence[Tensor]) -> Tensor:
+    """What `right_and_loss` said of each batch, added up: answers and nats, (masks, 2) float64 on the CPU."""
+    return torch.stack(list(found)).sum(0).cpu() / torch.tensor([1, FINENESS], dtype=torch.float64)
 
 
 def batch_size_for(model: nn.Module, image_shape: tuple[int, int, int], device: torch.device) -> int:
     """How many images make the largest activation fill the cache, from 8 up."""
+    room = CACHE if device.type == "cpu" else MEMORY
+    return max(8, min(LARGEST_BATCH, room // largest_activation(model, image_shape)))
+
+
+def largest_activation(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Bytes of the largest result of any operation, for one image."""
     twin = copy.deepcopy(model).eval()
     like = next(twin.parameters(), torch.zeros(1))
     seen = _Largest()
     with torch.inference_mode(), seen:
         twin(torch.zeros(PROBED, *image_shape, device=like.device))
-    room = CACHE.get(device.type, MEMORY)
-    return max(8, min(LARGEST_BATCH, room * PROBED // max(1, seen.bytes)))
+    return max(1, seen.bytes // PROBED)
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

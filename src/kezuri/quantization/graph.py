@@ -1,13 +1,13 @@
 """A program's graph in the form that quantization works on: no operation in place, attention in its parts."""
 
 import math
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx
 
 from kezuri.model.channels import operation
+from kezuri.model.in_place import out_of_place_
 
 ATEN = torch.ops.aten
 
@@ -49,7 +49,7 @@ def is_weight(node: object) -> bool:
 
 def normalise_(graph: fx.Graph, *, attention: bool) -> None:
     """Operations in place become ordinary ones; fused attention its matrix products, if asked for."""
-    _out_of_place(graph)
+    out_of_place_(graph)
     for node in calls(graph):
         if kind(node) == "mean":
             _as_pool(graph, node)
@@ -70,70 +70,6 @@ def _as_pool(graph: fx.Graph, node: fx.Node) -> None:
         result = result if keeps else _call(graph, ATEN.flatten.using_ints, (result, 1))
     node.replace_all_uses_with(result)
     graph.erase_node(node)
-
-
-def written(graph: fx.Graph) -> set[fx.Node]:
-    """Values that something still writes into, and views of them: what they hold depends on when."""
-    groups = _views(graph)
-    found = {groups[source] for node in calls(graph) if _writes(node) and (source := _source(node))}
-    return {node for node, group in groups.items() if group in found}
-
-
-def _out_of_place(graph: fx.Graph) -> None:
-    """Has operations in place give a new value, unless the old one is read later through a view."""
-    order = {node: at for at, node in enumerate(graph.nodes)}
-    first: dict[fx.Node, fx.Node] = {}
-    shared: dict[fx.Node, list[fx.Node]] = {}
-    for node in list(graph.nodes):
-        old, plain = _source(node), _functional(node)
-        if old is not None and plain is not None:
-            others = [one for one in shared[first[old]] if one is not old]
-            later = any(order[user] > order[node] for one in others for user in one.users)
-            if not later and first[old].op != "get_attr":
-                node.target = plain
-                old.replace_all_uses_with(node, partial(_follows, order, node))
-        first[node] = first[old] if old is not None and _shares(node) else node
-        shared.setdefault(first[node], []).append(node)
-
-
-def _follows(order: Mapping[fx.Node, int], node: fx.Node, user: fx.Node) -> bool:
-    return order[user] > order[node]
-
-
-def _views(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """The first of all that share their memory, for every value."""
-    found: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        source = _source(node)
-        found[node] = found[source] if source is not None and _shares(node) else node
-    return found
-
-
-def _source(node: fx.Node) -> fx.Node | None:
-    source = node.args[0] if node.op == "call_function" and node.args else None
-    return source if isinstance(source, fx.Node) else None
-
-
-def _shares(node: fx.Node) -> bool:
-    """Whether its result is in the memory of its first argument, or may be."""
-    schema = getattr(node.target, "_schema", None)
-    named = schema is not None and any(one.alias_info is not None for one in schema.returns)
-    return named or kind(node) in ("getitem", "dropout")
-
-
-def _writes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
-
-
-def _functional(node: fx.Node) -> torch._ops.OpOverload | None:
-    """What does the same out of place."""
-    name = operation(node)
-    if not name.endswith("_") or name.startswith("_") or not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    packet = getattr(ATEN, name.removesuffix("_"), None)
-    found: torch._ops.OpOverload | None = getattr(packet, node.target._overloadname, None)
-    return found
 
 
 def _lower_attention(graph: fx.Graph, node: fx.Node) -> None:

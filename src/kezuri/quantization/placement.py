@@ -12,7 +12,8 @@ from math import prod
 
 from torch import fx
 
-from kezuri.quantization.graph import calls, is_float, is_weight, kind, shape, written
+from kezuri.model.in_place import written
+from kezuri.quantization.graph import calls, is_float, is_weight, kind, shape
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 LAYERS = (*CONVOLUTIONS, "linear")
