@@ -67,9 +67,11 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
     count = count_params(prepared.model)
     have = len(prepared.data.train)
     batch = max(images_at_once(step, have) for step in prepared.recipe.steps)
-    memory = 16.0 * count + _activations(prepared.model, prepared.data.image_shape) * batch
+    at_once = max(getattr(step, "at_once", 1) for step in prepared.recipe.steps)
+    memory = at_once * (16.0 * count + _activations(prepared.model, prepared.data.image_shape) * batch)
     rounds = max(getattr(step, "rounds", 1) for step in prepared.recipe.steps)
-    disk = 4.0 * count * (8 + min(rounds, 3)) + 5e6
+    copies = sum(getattr(step, "copies", 0) for step in prepared.recipe.steps)
+    disk = 4.0 * count * (8 + min(rounds, 3) + copies) + 5e6
     free = shutil.disk_usage(_existing(runs)).free
     if free < disk:
         raise ResourceError(

@@ -19,6 +19,7 @@ from kezuri.recipe.step import ModelState, Resources, Step, steps
 from kezuri.recipe.steps.distill import Distill
 from kezuri.recipe.steps.fixmatch import FixMatchTraining
 from kezuri.recipe.steps.pcas import PcasLoop
+from kezuri.recipe.steps.population import PopulationTraining
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.prune_blocks import PruneBlocks
 from kezuri.recipe.steps.quantize import Quantize
@@ -88,7 +89,8 @@ def check_order(recipe: Recipe) -> None:
     quantized = masked = None
     for number, step in enumerate(recipe.steps, start=1):
         name, plan = f"step {number} ({steps.name_of(step)})", _pruning(step)
-        if quantized is not None and (plan is not None or isinstance(step, PruneBlocks)):
+        masks = isinstance(step, PopulationTraining) or (plan is not None and not plan.cuts)
+        if quantized is not None and (plan is not None or isinstance(step, PruneBlocks | PopulationTraining)):
             raise UsageError(
                 f"{name} cannot prune what {quantized} has quantized: prune first, then quantize"
             )
@@ -99,7 +101,7 @@ def check_order(recipe: Recipe) -> None:
         if isinstance(step, Distill) and step.student is not None:
             quantized = masked = None  # another model from here on
         quantized = name if isinstance(step, Quantize) else quantized
-        masked = name if plan is not None and not plan.cuts else masked
+        masked = name if masks else masked
 
 
 def _check_cutting(scene: Scene, prepared: Prepared) -> None:
@@ -136,7 +138,7 @@ def check_ignored(prepared: Prepared, resources: Resources) -> None:
         UsageError: one is not there; near names are listed.
     """
     for scene in rehearse(prepared, resources):
-        plan = _pruning(scene.step)
+        plan = scene.step if isinstance(scene.step, PopulationTraining) else _pruning(scene.step)
         if plan is not None:
             protected_parameters(scene.before.model, plan.ignore)
 

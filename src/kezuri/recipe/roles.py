@@ -9,6 +9,7 @@ from kezuri.core.registry import Registry
 
 @cache
 def _roles() -> dict[Any, Registry[Any]]:
+    from kezuri.core.executor import Executor, executors
     from kezuri.data.augment import Augment, augmentations
     from kezuri.distillation.loss import Loss, losses
     from kezuri.prune.allocation import Allocation, allocations
@@ -34,6 +35,7 @@ def _roles() -> dict[Any, Registry[Any]]:
         Augment: augmentations,
         BlockCriterion: block_criteria,
         Criterion: criteria,
+        Executor: executors,
         Granularity: granularities,
         Loss: losses,
         LrSchedule: lr_schedules,
