@@ -126,6 +126,34 @@ def resized(kept: Tensor, space: Space, sparsity: float, generator: Generator) -
     return space.project(_near(kept, space, generator), sparsity)
 
 
+def neighbour(
+    kept: Tensor,
+    sparsity: float,
+    fraction: float,
+    space: Space,
+    generator: Generator,
+    *,
+    by: By = "worth",
+    one_layer: bool = False,
+    resize: float = 0.0,
+) -> tuple[Tensor, float]:
+    """A mask near another, (N,) bool, and its sparsity.
+
+    Args:
+        sparsity: that `kept` was made at.
+        fraction: of the kept units that are swapped; at least one is.
+        by: as in `swap`.
+        one_layer: only one group, drawn here, is changed by the swap.
+        resize: up to this fraction more or fewer weights are kept; 0 leaves the sparsity.
+    """
+    if resize:
+        sparsity = varied(sparsity, resize, space, generator)
+        kept = resized(kept, space, sparsity, generator)
+    group = int(torch.randint(len(space.groups), (), generator=generator)) if one_layer else None
+    count = max(1, round(fraction * int(kept.sum())))
+    return swap(kept, count, space, sparsity, generator, by=by, group=group), sparsity
+
+
 def shared(space: Space, densities: Tensor, sparsity: float) -> Tensor:
     """The mask whose groups keep fractions that stand to each other as asked, (N,) bool.
 

@@ -14,9 +14,8 @@ from kezuri.prune.mask_operators import (
     check_by,
     check_temperatures,
     crossover,
-    resized,
+    neighbour,
     sample,
-    swap,
     temperature_of,
     varied,
 )
@@ -62,9 +61,7 @@ class Genetic:
         check_temperatures(self.temperatures)
         check_by(self.grow)
         if not 0 <= self.elites < self.population:
-            raise RecipeError(
-                f"elites are fewer than the population of {self.population}, got {self.elites}"
-            )
+            raise RecipeError(f"elites are fewer than the population of {self.population}, got {self.elites}")
         if self.tournament < 1:
             raise RecipeError(f"tournament is at least 1, got {self.tournament}")
         for name in ("crossover", "mutation", "resize"):
@@ -165,14 +162,16 @@ class GeneticSearch:
             child = crossover(
                 child, self._kept[other], space, sparsity, generator, layers=settings.exchange == "layers"
             )
-        if self._problem.is_free:
-            sparsity = varied(sparsity, settings.resize, space, generator)
-            child = resized(child, space, sparsity, generator)
-        group = None
-        if settings.mutated == "one_layer":
-            group = int(torch.randint(len(space.groups), (), generator=generator))
-        count = max(1, round(2 * self._chance() * settings.mutation * int(child.sum())))
-        return swap(child, count, space, sparsity, generator, by=settings.grow, group=group), sparsity
+        return neighbour(
+            child,
+            sparsity,
+            2 * self._chance() * settings.mutation,
+            space,
+            generator,
+            by=settings.grow,
+            one_layer=settings.mutated == "one_layer",
+            resize=settings.resize if self._problem.is_free else 0.0,
+        )
 
     def _parent(self, ranking: Sequence[int]) -> int:
         drawn = torch.randint(len(ranking), (self._settings.tournament,), generator=self._generator)
