@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 
 from kezuri.core.errors import KezuriError, RecipeError, UnknownName
+from kezuri.distillation.losses.logits import Logits
+from kezuri.prune.criteria.norm import L2
+from kezuri.prune.scope import Global
 from kezuri.prune.searchers.genetic import Genetic
 from kezuri.prune.searchers.random import RandomSearch
 from kezuri.recipe.build import plain
-from kezuri.recipe.mask_study import dense_digest, mask_cells, mask_plan, searchers_in
+from kezuri.recipe.mask_study import dense_digest, mask_cells, mask_plan, part_in
 from kezuri.recipe.model_choice import ModelChoice
 
 INPUTS = {"data": "d", "weights": "w"}
@@ -38,7 +41,16 @@ def test_searchers_with_settings():
         "genetic:population=8:elites=1": Genetic(population=8, elites=1),
         "random": RandomSearch(),
     }
-    assert searchers_in("a, ,b:c=0.5") == {"a": {"use": "a"}, "b:c=0.5": {"use": "b", "c": 0.5}}
+    assert part_in("b:c=0.5:d=e") == {"use": "b", "c": 0.5, "d": "e"}
+
+
+def test_parts_with_settings(plan):
+    given = {"model": {"use": "lenet5"}, "data": "mnist", "searchers": "random"}
+    made = mask_plan(
+        {**given, "scope": "global:normalize=mean", "criterion": "l2", "distill": "logits:alpha=0.5"}
+    )
+    assert (made.scope, made.criterion, made.distill) == (Global(normalize="mean"), L2(), Logits(alpha=0.5))
+    assert plan.scope == Global(normalize="none") and plan.distill is None
 
 
 def test_a_plan_comes_back_from_its_plain_data(plan):
@@ -81,7 +93,10 @@ def test_the_dense_model_depends_on_its_training_alone(plan):
         ({"sparsities": [1.0]}, r"sparsity is a fraction in \[0, 1\), got 1.0"),
         ({"sparsities": []}, "needs at least one of its sparsities"),
         ({"searchers": ""}, "needs at least one of its searchers"),
-        ({"searchers": "genetic:8"}, "settings as in genetic:population=64:elites=4; got 'genetic:8'"),
+        (
+            {"searchers": "genetic:8"},
+            "settings are written as in genetic:population=64:elites=4; got 'genetic:8'",
+        ),
         ({"searchers": "genetic:elites=40"}, "elites are fewer than the population of 32, got 40"),
         ({"per_class": ["0"]}, "a number from 1 up, or 'all'; got '0'"),
         ({"draws": 0}, "draws is at least 1, got 0"),

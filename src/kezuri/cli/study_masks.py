@@ -39,10 +39,11 @@ def study_masks(
     norms: Annotated[str, typer.Option(help="BatchNorm: frozen, or reestimated for each mask.")] = "frozen",
     criterion: Annotated[str, typer.Option(help="Where searches begin.")] = "l1",
     granularity: Annotated[str, typer.Option(help="What is removed together.")] = "weight",
-    scope: Annotated[str, typer.Option(help="Who competes.")] = "global",
+    scope: Annotated[str, typer.Option(help="Who competes.")] = "global:normalize=none",
     augment: Annotated[str, typer.Option(help="Comma-separated: flip, pad_crop, …")] = "",
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam; retraining begins at half of it.")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam, at the start of training.")] = 1e-3,
+    lr_ratio: Annotated[float, typer.Option(help="Fraction of it that retraining begins with.")] = 0.5,
     data_root: Annotated[
         Path | None, typer.Option(envvar="KEZURI_DATA", help="Where known data sets lie.")
     ] = None,
@@ -99,6 +100,7 @@ def study_masks(
             "augment": words(augment),
             "batch_size": batch_size,
             "lr": lr,
+            "lr_ratio": lr_ratio,
         }
     )
     home = runs / (name or f"masks-{folder_name(chosen.use)}-{folder_name(data)}")
@@ -119,7 +121,8 @@ def study_masks(
         table = searches_table(view)
         print(table.csv() if csv else table.json(), end="")
     else:
-        for grid in (searches_table(view), worth_table(view)):
+        tables = (searches_table(view), worth_table(view))
+        for grid in (table for table in tables if table.rows):
             listener.say("")
             show(grid, listener.console)
         listener.say(f"\n{headline(view)}\nreport    {page}")

@@ -134,6 +134,10 @@ class _Doing:
         self.data = study_data(self.plan.data, work.data_root)
         self.dense = dense_model(self.plan, self.data, work.weights)
 
+    @property
+    def _renews_norms(self) -> bool:
+        return self.plan.norms == "reestimated"
+
     def run(self) -> None:
         if not self.home.search.is_file():
             self._search()
@@ -155,7 +159,7 @@ class _Doing:
             problem=FixedSparsity(cell.sparsity),
             searcher=searcher,
             space=space,
-            fitness=plan.fitness,
+            fitness=replace(plan.fitness, reestimate_norms=True) if self._renews_norms else plan.fitness,
             evaluations=plan.evaluations,
             seed=cell.draw,
             device=self.device,
@@ -195,7 +199,7 @@ class _Doing:
         return model
 
     def _norms(self, model: nn.Module) -> None:
-        if self.plan.norms == "reestimated":
+        if self._renews_norms:
             seed = derive(self.cell.draw, "norms")
             reestimate_batchnorm_(model, self.data.train, seed=seed, device=self.device)
 
@@ -204,7 +208,7 @@ class _Doing:
         plan, whole = self.plan, stage == ALL
         model, began = self._masked(masks), time.monotonic()
         few = None if whole else self._few(int(stage))
-        training = training_of(plan, plan.epochs if whole else plan.few_epochs, lr=plan.lr / 2)
+        training = training_of(plan, plan.epochs if whole else plan.few_epochs, lr=plan.lr * plan.lr_ratio)
         fitted = fit(
             model,
             self.data if few is None else replace(self.data, train=few, validation=few),
@@ -214,7 +218,7 @@ class _Doing:
             hooks=(masks.hold(),),
             checkpoint=self.home.progress(name) if whole else None,
             progress=self.progress,
-            frozen_batchnorm=not whole or plan.norms == "frozen",
+            frozen_batchnorm=not (whole and self._renews_norms),
             objective=None if plan.distill is None else Distillation(self.dense, plan.distill),
         )
         if not whole:

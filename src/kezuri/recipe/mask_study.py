@@ -35,7 +35,7 @@ class MaskPlan:
     Attributes:
         model: which; without weights it is trained first, once.
         data: a known name or a folder of images.
-        searchers: by the name they have in tables, as `searchers_in` reads them.
+        searchers: by the name they have in tables, as `mask_plan` reads them.
         sparsities: fractions of the weights to remove.
         evaluations: masks that each search judges.
         draws: how often everything is done, with the draws 0, 1, …
@@ -53,7 +53,8 @@ class MaskPlan:
         distill: has the dense model teach in retraining, by this loss.
         augment: what is done to training images, in training and retraining alike.
         batch_size: images a training step.
-        lr: of Adam, in training; half of it in retraining.
+        lr: of Adam, at the start of training.
+        lr_ratio: fraction of it that retraining begins with.
     """
 
     model: ModelChoice
@@ -65,7 +66,7 @@ class MaskPlan:
     per_class: tuple[str, ...] = ("1", ALL)
     criterion: Criterion = field(default_factory=L1)
     granularity: Granularity = field(default_factory=Weight)
-    scope: Scope = field(default_factory=Global)
+    scope: Scope = field(default_factory=lambda: Global(normalize="none"))
     fitness: MaskFitness = field(default_factory=MaskFitness)
     search_images: int = 10_000
     search_per_class: int | None = None
@@ -77,6 +78,7 @@ class MaskPlan:
     augment: tuple[Augment, ...] = ()
     batch_size: int = 128
     lr: float = 1e-3
+    lr_ratio: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("sparsities", "searchers"):
@@ -96,7 +98,7 @@ class MaskPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is at least 1, got {value}")
-        for name in ("train_epochs", "epochs", "few_epochs", "lr"):
+        for name in ("train_epochs", "epochs", "few_epochs", "lr", "lr_ratio"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is above 0, got {getattr(self, name)}")
 
@@ -134,6 +136,7 @@ SEARCH = (
     "search_per_class",
     "norms",
 )
+PARTS = ("criterion", "granularity", "scope", "distill")
 TRAINING = ("augment", "batch_size", "lr")
 
 
@@ -150,7 +153,8 @@ def mask_cells(plan: MaskPlan, inputs: Mapping[str, str]) -> tuple[MaskCell, ...
     for stage in plan.per_class:
         epochs = plan.epochs if stage == ALL else plan.few_epochs
         digest = _digest(
-            {name: settings[name] for name in ("norms", "distill", *TRAINING)} | {"epochs": epochs}
+            {name: settings[name] for name in ("norms", "distill", "lr_ratio", *TRAINING)}
+            | {"epochs": epochs}
         )
         retrained[stage] = f"retrained-{stage}-{digest}"
     made = []
@@ -171,31 +175,33 @@ def dense_digest(plan: MaskPlan, inputs: Mapping[str, str]) -> str:
 
 
 def mask_plan(content: Mapping[str, Any]) -> MaskPlan:
-    """The plan in plain data, where `searchers` may be a line of text, as `searchers_in` reads it.
+    """The plan in plain data; searchers and other parts may be written as on the command line.
+
+    That is with settings after the name: `genetic:population=64:elites=4,random`, `global:normalize=mean`.
 
     Raises:
         RecipeError: a name or setting is unknown, or a value out of range.
     """
-    searchers = content.get("searchers")
-    read = {"searchers": searchers_in(searchers)} if isinstance(searchers, str) else {}
-    plan: MaskPlan = build(MaskPlan, Document({**content, **read}, "study-masks", {}))
+    read = {
+        name: part_in(value) if name in PARTS and isinstance(value, str) else value
+        for name, value in content.items()
+    }
+    if isinstance(searchers := content.get("searchers"), str):
+        read["searchers"] = {word: part_in(word) for word in map(str.strip, searchers.split(",")) if word}
+    plan: MaskPlan = build(MaskPlan, Document(read, "study-masks", {}))
     return plan
 
 
-def searchers_in(text: str) -> dict[str, dict[str, Any]]:
-    """The searchers in `genetic,annealing`, each with settings as in `genetic:population=64:elites=4`."""
-    found: dict[str, dict[str, Any]] = {}
-    for written in filter(None, (word.strip() for word in text.split(","))):
-        use, *settings = written.split(":")
-        found[written] = {"use": use}
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            if not equals:
-                raise RecipeError(
-                    f"a searcher has settings as in genetic:population=64:elites=4; got {written!r}"
-                )
-            found[written][key.strip()] = plain_scalar(value.strip(), written)
-    return found
+def part_in(text: str) -> dict[str, Any]:
+    """A part with its settings, as in `genetic:population=64:elites=4`."""
+    use, *settings = text.split(":")
+    table: dict[str, Any] = {"use": use.strip()}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"settings are written as in genetic:population=64:elites=4; got {text!r}")
+        table[key.strip()] = plain_scalar(value.strip(), text)
+    return table
 
 
 def _digest(content: Any) -> str:
