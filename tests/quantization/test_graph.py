@@ -2,8 +2,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kezuri.model.in_place import written
 from kezuri.model.program import as_program
-from kezuri.quantization.graph import calls, kind, normalise_, written
+from kezuri.quantization.graph import calls, kind, normalise_
 
 from .nets import Net, noise, seeded
 

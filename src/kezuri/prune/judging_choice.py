@@ -54,7 +54,7 @@ def way_to_judge(
     *,
     norms: Sheet | None,
 ) -> Way:
-    """The way asked for; for `auto`, stages on a CPU, elsewhere what is fastest, and the plain one if need be.
+    """The way asked for; for `auto`, stages on a CPU, elsewhere what is fastest, and plain if need be.
 
     Args:
         norms: the images that batch statistics are re-estimated on for each mask; None to leave them.

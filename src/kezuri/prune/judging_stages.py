@@ -114,7 +114,8 @@ class StagedWay:
         except RuntimeError as error:
             raise ModelError(f"the model's program takes batches of one size only: {error}") from error
         room = TOLERANCE * float(expected.nan_to_num().abs().max())
-        if not torch.allclose(answer, expected, rtol=TOLERANCE, atol=room, equal_nan=True):
+        same = answer.shape == expected.shape
+        if not same or not torch.allclose(answer, expected, rtol=TOLERANCE, atol=room, equal_nan=True):
             raise ModelError("the model's program does not answer as the model does")
 
 
