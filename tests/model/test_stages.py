@@ -22,8 +22,18 @@ class Skips(nn.Module):
     def forward(self, x):
         x = F.relu(self.norm(self.stem(x)), inplace=True)
         inner = F.relu(self.norm1(self.one(x)), inplace=True)
-        x = x + self.two(self.one(inner))
+        x += self.two(self.one(inner))
         return self.head(F.dropout(F.adaptive_avg_pool2d(x.relu_(), 2), training=self.training).flatten(1))
+
+
+class Written(Skips):
+    """Writes into a part of what it needs across a weight."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        inner = self.one(x)
+        x[:, :2] *= 0.5
+        return self.head(F.adaptive_avg_pool2d(x + self.two(inner), 2).flatten(1))
 
 
 class Plain(nn.Module):
@@ -55,7 +65,7 @@ def images(count=5):
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("kind", [Skips, Plain])
+@pytest.mark.parametrize("kind", [Skips, Written, Plain])
 def test_stages_answer_as_the_model_does_and_leave_their_input(kind):
     model, batch = seeded(kind), images()
     program = as_program(model, (batch[:2],))
@@ -76,9 +86,11 @@ def test_stages_answer_as_the_model_does_and_leave_their_input(kind):
     assert torch.equal(batch, before)
 
 
-def test_a_state_can_be_gone_on_from_again():
-    model, batch = seeded(Skips), images()
+@pytest.mark.parametrize(("kind", "count"), [(Skips, 5), (Written, 2), (Plain, 4)])
+def test_a_state_can_be_gone_on_from_again(kind, count):
+    model, batch = seeded(kind), images()
     stages = in_stages(as_program(model, (batch[:2],)), list(prunable_weights(model)))
+    assert len(stages) == count
     tensors, states = tensors_of(model), [(batch,)]
     with torch.no_grad():
         for stage in stages:
