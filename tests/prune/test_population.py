@@ -18,6 +18,7 @@ from kezuri.core.errors import Interrupted, KezuriWarning, RecipeError, Training
 from kezuri.core.executor import Inline, Processes
 from kezuri.core.progress import NullProgress
 from kezuri.data import from_tensors
+from kezuri.model.load import load_model
 from kezuri.prune.exploring import Exploring, Raised, standing
 from kezuri.prune.mask_space import mask_space
 from kezuri.prune.member import weights_in
@@ -30,6 +31,15 @@ from kezuri.train.optimizers import SGD, Adam
 SCRIPT = Path(__file__).with_name("populate_and_kill.py")
 TRAINING = Training(epochs=3, batch_size=30, lr=0.05)
 PLAN = Population(sparsity=0.8, members=4, intervals=3, aside=40)
+
+
+OWN = """\
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, classes))
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -207,10 +217,16 @@ def test_killed_and_resumed_it_is_bit_identical(tmp_path, kills):
 
 
 def test_ctrl_c_is_said_and_processes_go_on_to_the_same(train, tmp_path):
-    whole = train()
+    """With a model from a file of the user's own, which other processes have to import first."""
+    file = tmp_path / "nets.py"
+    file.write_text(OWN)
+    net = load_model(f"{file}:Net", classes=4, image_shape=(1, 8, 8))
+    space = mask_space(net)
+    whole = train(model=copy.deepcopy(net), space=space)
     with pytest.raises(Interrupted, match="interrupted after 1 of 3 intervals"):
-        train(checkpoint=tmp_path, progress=Stops())
-    assert same(whole, train(checkpoint=tmp_path, executor=Processes(2)))
+        train(model=copy.deepcopy(net), space=space, checkpoint=tmp_path / "kept", progress=Stops())
+    resumed = train(model=net, space=space, checkpoint=tmp_path / "kept", executor=Processes(2))
+    assert same(whole, resumed)
 
 
 def test_another_population_does_not_go_on_from_a_checkpoint(train, tmp_path):

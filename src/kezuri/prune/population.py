@@ -68,7 +68,7 @@ class Population:
     quantile: float = 0.25
     swap: float = 0.1
     grow: Literal["gradient", "worth"] = "gradient"
-    temperatures: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
+    temperatures: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
     factors: tuple[float, float] = (0.8, 1.2)
     resample: float = 0.25
     spread: float = 2.0
