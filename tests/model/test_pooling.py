@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import fx, nn
 from torch.nn import functional as F
 
+from kezuri.model.channels import operation
 from kezuri.model.pooling import pool_quickly_, pooled
 
 
@@ -47,3 +48,16 @@ def test_only_plain_windows_are_taken_over(name):
     program.recompile()
     assert torch.equal(program(images), module(images))
     assert (pooled in {node.target for node in program.graph.nodes}) is taken
+
+
+def test_a_relu_comes_after_its_pool():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+    images = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    images[0, 0, 0, 0] = float("nan")
+    program = torch.export.export(module, (images,)).module(check_guards=False)
+    assert isinstance(program, fx.GraphModule)
+    pool_quickly_(program.graph)
+    program.recompile()
+    names = [operation(node) for node in program.graph.nodes if node.op == "call_function"]
+    assert names == ["conv2d", "pooled", "relu"]
+    assert torch.equal(program(images).nan_to_num(-1), module(images).nan_to_num(-1))

@@ -1,7 +1,7 @@
 """Ways to run a model under many masks: what each answers rightly, and its loss."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from math import ceil
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ LARGEST_BATCH = 1000
 CEILING = 1e4
 """Nats that an answer counts at most; one that is not a number counts as many, and as wrong."""
 FINENESS = 1 << 20
+MANY = 1 << 22
+"""Numbers that wait to be counted together."""
 PROBED = 7
 
 
@@ -96,8 +98,10 @@ class PlainWay:
                 self._parameters[name].data = weight
             if self._norms is not None:
                 self._measure(self._norms)
-            found = [right_and_loss(self._model(one.images)[None], one.targets) for one in sheet.batches]
-            rows.append(summed(found))
+            count = Count()
+            for batch in sheet.batches:
+                count.add(self._model(batch.images)[None], batch.targets)
+            rows.append(count.sums())
         return torch.cat(rows)
 
     def _measure(self, sheet: Sheet) -> None:
@@ -165,6 +169,34 @@ def check_fit(model: nn.Module, space: Space) -> None:
             )
 
 
+class Count:
+    """Right answers and loss of some masks, added up over batches; exact, in whatever order."""
+
+    def __init__(self) -> None:
+        self._answers, self._targets = list[Tensor](), list[Tensor]()
+        self._sums: list[Tensor] = []
+        self._waiting = 0
+
+    def add(self, answers: Tensor, targets: Tensor) -> None:
+        """The logits of each mask, (masks, B, classes), and the labels, (B,)."""
+        self._answers.append(answers)
+        self._targets.append(targets)
+        self._waiting += answers.numel()
+        if self._waiting > MANY:
+            self._settle()
+
+    def sums(self) -> Tensor:
+        """Answers that were right and summed cross-entropy in nats, (masks, 2) float64 on the CPU."""
+        self._settle()
+        return torch.stack(self._sums).sum(0).cpu() / torch.tensor([1, FINENESS], dtype=torch.float64)
+
+    def _settle(self) -> None:
+        """Counts what waits; many batches at once, as each operation on a few answers costs as much."""
+        if self._answers:
+            self._sums.append(right_and_loss(torch.cat(self._answers, 1), torch.cat(self._targets)))
+            self._answers, self._targets, self._waiting = [], [], 0
+
+
 def right_and_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """How many answers of each mask are right and the summed cross-entropy, (masks, 2) int64.
 
@@ -181,11 +213,6 @@ def right_and_loss(logits: Tensor, targets: Tensor) -> Tensor:
     right = (logits.argmax(2) == every) & sound
     nats = torch.where(sound, loss, CEILING).mul(FINENESS).round().long()
     return torch.stack([right.sum(1), nats.sum(1)], 1)
-
-
-def summed(found: Sequence[Tensor]) -> Tensor:
-    """What `right_and_loss` said of each batch, added up: answers and nats, (masks, 2) float64 on the CPU."""
-    return torch.stack(list(found)).sum(0).cpu() / torch.tensor([1, FINENESS], dtype=torch.float64)
 
 
 def batch_size_for(model: nn.Module, image_shape: tuple[int, int, int], device: torch.device) -> int:

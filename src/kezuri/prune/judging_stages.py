@@ -13,7 +13,7 @@ from kezuri.model.modes import device_of
 from kezuri.model.program import as_program
 from kezuri.model.sites import tensors_of
 from kezuri.model.stages import in_stages, measuring_stages, statistics_of
-from kezuri.prune.judging import MEMORY, Masked, Sheet, right_and_loss, summed
+from kezuri.prune.judging import MEMORY, Count, Masked, Sheet
 from kezuri.prune.space import Space
 from kezuri.prune.stage_walk import Masking, Walk
 
@@ -70,11 +70,10 @@ class StagedWay:
         maskings = self._maskings(kept)
         if self._norms is not None:
             maskings = self._normed(maskings, self._norms)
-        found = [
-            right_and_loss(torch.stack([answer for (answer,) in states]), batch.targets)
-            for states, batch in zip(self._answering.run(maskings, sheet), sheet.batches, strict=True)
-        ]
-        return summed(found)
+        count = Count()
+        for states, batch in zip(self._answering.run(maskings, sheet), sheet.batches, strict=True):
+            count.add(torch.stack([answer for (answer,) in states]), batch.targets)
+        return count.sums()
 
     def _maskings(self, kept: Tensor) -> list[Masking]:
         """The weights under each mask; equal ones are held once."""

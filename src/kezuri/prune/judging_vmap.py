@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from kezuri.core.errors import ModelError
-from kezuri.prune.judging import MEMORY, Masked, Sheet, right_and_loss, summed
+from kezuri.prune.judging import MEMORY, Count, Masked, Sheet
 from kezuri.prune.space import Space
 
 
@@ -51,7 +51,10 @@ class VmapWay:
         return torch.cat([self._tally(part, sheet) for part in torch.split(kept, max(1, 4 * MEMORY // size))])
 
     def _tally(self, kept: Tensor, sheet: Sheet) -> Tensor:
-        return summed([right_and_loss(self._answers(kept, one.images), one.targets) for one in sheet.batches])
+        count = Count()
+        for batch in sheet.batches:
+            count.add(self._answers(kept, batch.images), batch.targets)
+        return count.sums()
 
     def _answers(self, kept: Tensor, images: Tensor) -> Tensor:
         """Logits of each mask, (masks, B, classes)."""

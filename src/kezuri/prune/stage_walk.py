@@ -169,11 +169,23 @@ class RowTable:
         """The state after the stage, of one mask."""
         at = self.rows.result
         if self._state is None:
-            states = [self.stage.run(*before, *block) for block in self.blocks]
+            states = [self._run(before, block) for block in self.blocks]
             table = torch.cat([state[at] for state in states], 1)
             self._state = (*states[0][:at], table, *states[0][at + 1 :])
         own = self._state[at].index_select(1, self.places[mask])
         return (*self._state[:at], own, *self._state[at + 1 :])
+
+    def _run(self, before: State, block: Sequence[Tensor]) -> State:
+        """The state after the stage for a block of rows; of fewer images at once where rows are more."""
+        width = self.places.shape[1]
+        wide = max(BLOCK, width)
+        if len(before) > 1 or wide == width:
+            return self.stage.run(*before, *block)
+        [images] = before
+        parts = [
+            self.stage.run(part, *block) for part in torch.split(images, max(1, len(images) * width // wide))
+        ]
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
 class Kept:
