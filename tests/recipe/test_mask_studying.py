@@ -8,6 +8,7 @@ import safetensors.torch
 
 from kezuri.artifact.folder import MaskStudyFolder
 from kezuri.core.errors import DataError, Interrupted, UsageError
+from kezuri.prune.criteria.taylor import Taylor
 from kezuri.prune.fitness import MaskFitness
 from kezuri.prune.searchers.genetic import Genetic
 from kezuri.prune.searchers.magnitude import Magnitude
@@ -167,6 +168,7 @@ def test_a_failed_cell_is_noted_and_tried_again(plan, tmp_path):
         ({"search_per_class": 99}, DataError, "images, 99 are asked for"),
         ({"model": ModelChoice("plain2", {"width": 0.25}, "gone.pt")}, DataError, "no weights 'gone.pt'"),
         ({"model": ModelChoice("plan2")}, UsageError, "no model named 'plan2'"),
+        ({"criterion": Taylor()}, UsageError, "'taylor' gives one score an output channel"),
     ],
 )
 def test_mistakes_are_said_before_any_work(plan, tmp_path, changes, error, message):
