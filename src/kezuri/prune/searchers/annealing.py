@@ -28,7 +28,8 @@ class Annealing:
     here, in geometric steps from the first to the last; so it fits any objective and any size of move.
 
     Attributes:
-        acceptance: that chance, at the beginning and at the end.
+        acceptance: that chance, at the beginning and at the end. The usual 0.8 to 0.01 needs far more than a
+            thousand evaluations: among many weights nearly every move is for the worse, and they add up.
         moves: fraction of the kept units that a move swaps, at the beginning and at the end; at least one.
         start: temperature at which the first mask is drawn by worth; 0 is the criterion's own choice.
         probes: neighbours of the first mask that are judged to learn what moves change.
@@ -39,7 +40,7 @@ class Annealing:
         resize: where the sparsity is free, a move keeps up to this fraction more or fewer weights.
     """
 
-    acceptance: tuple[float, float] = (0.01, 0.001)
+    acceptance: tuple[float, float] = (0.1, 0.001)
     moves: tuple[float, float] = (0.02, 0.005)
     start: float = 0.0
     probes: int = 20

@@ -48,10 +48,10 @@ class Genetic:
 
     population: int = 32
     elites: int = 2
-    tournament: int = 3
-    crossover: float = 0.7
+    tournament: int = 5
+    crossover: float = 1.0
     exchange: Literal["units", "layers"] = "units"
-    mutation: float = 0.01
+    mutation: float = 0.005
     mutated: Literal["everywhere", "one_layer"] = "everywhere"
     grow: By = "worth"
     resize: float = 0.05
