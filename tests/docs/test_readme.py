@@ -54,7 +54,7 @@ def test_the_python_runs(block, names, tmp_path, monkeypatch):
 
 
 def test_every_command_named_exists_and_every_command_is_named():
-    named = set(re.findall(r"kezuri (\w+)", README)) | set(re.findall(r"· `(\w+)`", README))
+    named = set(re.findall(r"kezuri ([\w-]+)", README)) | set(re.findall(r"· `([\w-]+)`", README))
     assert set(get_command(app).commands) <= named
 
 

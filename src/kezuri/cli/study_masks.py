@@ -1,11 +1,14 @@
 """`kezuri study-masks`: whether searching for masks is worth it, before retraining and after."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kezuri.cli.options import Device, Runs, Threads, folder_name, model_choice, words
+
+if TYPE_CHECKING:
+    from kezuri.cli.console import ConsoleListener
 
 
 def study_masks(
@@ -66,14 +69,10 @@ def study_masks(
     from rich.console import Console
 
     from kezuri.cli.console import ConsoleListener
-    from kezuri.core.errors import KezuriError, UsageError
+    from kezuri.core.errors import UsageError
     from kezuri.recipe.document import plain_scalar
     from kezuri.recipe.mask_study import mask_plan
     from kezuri.recipe.mask_studying import run_mask_study
-    from kezuri.report.grid import show
-    from kezuri.report.mask_findings import headline, worth_table
-    from kezuri.report.mask_study import MaskStudyView, searches_table
-    from kezuri.report.write import write_mask_study
 
     if csv and json:
         raise UsageError("--csv and --json cannot both be printed; choose one")
@@ -115,6 +114,17 @@ def study_masks(
         threads=threads,
         listener=listener,
     )
+    _conclude(home, listener, csv=csv, json=json)
+
+
+def _conclude(home: Path, listener: "ConsoleListener", *, csv: bool, json: bool) -> None:
+    """Writes the report and prints the tables."""
+    from kezuri.core.errors import KezuriError
+    from kezuri.report.grid import show
+    from kezuri.report.mask_findings import headline, worth_table
+    from kezuri.report.mask_study import MaskStudyView, searches_table
+    from kezuri.report.write import write_mask_study
+
     page = write_mask_study(home)
     view = MaskStudyView.read(home)
     if csv or json:
