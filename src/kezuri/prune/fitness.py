@@ -49,7 +49,7 @@ class MaskFitness:
     images: int | None = 1000
     rotate: bool = True
     race: tuple[int, ...] = (300,)
-    survivors: float = 0.5
+    survivors: float = 0.75
     reestimate_norms: bool = False
     batch_size: int | None = None
     how: How = "auto"
