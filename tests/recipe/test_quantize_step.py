@@ -40,7 +40,7 @@ goal: {accuracy: -0.9}
 steps:
 """
 TUNED = "finetune: {epochs: 1, lr: 0.02, batch_size: 30}"
-HARD = "bits: 2, edge_bits: 2, activation_bits: 2, weight_observer: min_max"
+HARD = "bits: 2, edge_bits: 2, activation_bits: 2, weight_observer: min_max, observer: min_max"
 ALONE = f"{HARD}, spared: [second, third, head], keep: {{accuracy: 0}}"  # one layer is left
 LAYERS = ["first", "second", "third", "head"]
 MASKED = (

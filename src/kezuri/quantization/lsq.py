@@ -1,13 +1,11 @@
 """Learned step size quantization: the scale is trained along with the weights (Esser et al., 2020)."""
 
-from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kezuri.quantization.affine import TINY, Grid, along, fake_quant
-from kezuri.quantization.observer import rows
 
 
 def lsq(
@@ -48,12 +46,6 @@ def lsq(
 def positive(scale: Tensor) -> Tensor:
     """The step size that a trained scale stands for: its magnitude, never zero."""
     return scale.abs().clamp(min=TINY)
-
-
-def initial_scale(x: Tensor, grid: Grid, axis: int | None = None) -> Tensor:
-    """The step size to start training from: 2·mean|x|/√Qp, one number or (channels,) (section 2.1)."""
-    scale = 2 * rows(x, axis).abs().mean(1) / sqrt(grid.high)
-    return scale.clamp(min=TINY) if axis is not None else scale.clamp(min=TINY).reshape(())
 
 
 class _Lsq(torch.autograd.Function):

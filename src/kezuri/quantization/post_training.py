@@ -27,6 +27,14 @@ from kezuri.quantization.scheme import Replacement, Scheme
 Accuracy = Callable[[nn.Module], float]
 
 
+def usual_observer(bits: int) -> str:
+    """The name of the observer that suits so many bits.
+
+    With few steps, the values between count for more than the largest; learned steps begin there, too.
+    """
+    return "min_max" if bits >= 8 else "mse"
+
+
 def quantize(
     model: nn.Module,
     calibration: Data | Dataset[Any] | Tensor | Iterable[Any],
@@ -38,7 +46,7 @@ def quantize(
     per_channel: bool = True,
     attention: bool = True,
     replaced: Mapping[str, Replacement] | None = None,
-    observer: str | Observer = "min_max",
+    observer: str | Observer | None = None,
     weight_observer: str | Observer | None = None,
     rounding: str | Rounding = "nearest",
     equalize: bool = False,
@@ -67,8 +75,8 @@ def quantize(
         per_channel: whether each output of a weight has its own scale.
         attention: whether the products of attention go to integers.
         replaced: activations without an integer kernel to replace, `{"hardswish": "relu"}`; needs training.
-        observer, weight_observer: how ranges are found, by name (`kezuri list`) or as a method; of weights
-            "min_max" for 8 bits and "mse" for less.
+        observer, weight_observer: how ranges of activations and of weights are found, by name (`kezuri list`)
+            or as a method; "min_max" for 8 bits and "mse" for less, if none is named.
         rounding: "nearest", "gptq", "adaround", or a method.
         equalize: whether to even out the ranges of channels between layers first.
         correct_bias: whether to take the mean error of each output out of its bias.
@@ -94,10 +102,10 @@ def quantize(
         attention=attention,
         replaced=dict(replaced or {}),
     )
-    low = min([bits, *scheme.layer_bits.values()]) < 8
+    lowest = min([bits, *scheme.layer_bits.values()])
     method = PostTraining(
-        observer=_member(observers, observer),
-        weight_observer=_member(observers, weight_observer or ("mse" if low else "min_max")),
+        observer=_member(observers, observer or usual_observer(activation_bits)),
+        weight_observer=_member(observers, weight_observer or usual_observer(lowest)),
         rounding=_member(roundings, rounding),
         equalize=equalize,
         correct_bias=correct_bias,

@@ -7,9 +7,8 @@ from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.model.sites import prunable_weights
 from kezuri.quantization.allocation import Budget
-from kezuri.quantization.observer import Observer
-from kezuri.quantization.observers.min_max import MinMax
-from kezuri.quantization.observers.mse import Mse
+from kezuri.quantization.observer import Observer, observers
+from kezuri.quantization.post_training import usual_observer
 from kezuri.quantization.ptq import PostTraining
 from kezuri.quantization.rounding import Rounding
 from kezuri.quantization.roundings.nearest import Nearest
@@ -37,8 +36,8 @@ class Quantize(Scheme):
     kept in any case.
 
     Attributes:
-        observer: how ranges of activations are found.
-        weight_observer: of weights; "min_max" for 8 bits and "mse" for less, if none is named.
+        observer, weight_observer: how ranges of activations and of weights are found; "min_max" for 8 bits
+            and "mse" for less, if none is named.
         rounding: to which neighbour on the grid each weight goes.
         equalize: whether to even out the ranges of channels between layers first.
         correct_bias: whether to take the mean error of each output out of its bias.
@@ -54,7 +53,7 @@ class Quantize(Scheme):
 
     compresses: ClassVar[bool] = True
 
-    observer: Observer = field(default_factory=MinMax)
+    observer: Observer | None = None
     weight_observer: Observer | None = None
     rounding: Rounding = field(default_factory=Nearest)
     equalize: bool = False
@@ -93,8 +92,8 @@ class Quantize(Scheme):
     def method(self) -> PostTraining:
         """How ranges are found."""
         return PostTraining(
-            observer=self.observer,
-            weight_observer=self.weight_observer or (Mse() if self.lowest < 8 else MinMax()),
+            observer=self.observer or observers[usual_observer(self.activation_bits)](),
+            weight_observer=self.weight_observer or observers[usual_observer(self.lowest)](),
             rounding=self.rounding,
             equalize=self.equalize,
             correct_bias=self.correct_bias,
