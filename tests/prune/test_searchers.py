@@ -104,20 +104,24 @@ def test_a_free_sparsity_is_bred_too(space):
     assert 60 <= counts[0] <= 66
 
 
-def test_annealing_judges_its_neighbourhood_first(space):
-    search = begun(Annealing(probes=8, moves=(0.1, 0.01)), space)
-    asked = search.ask()
-    assert torch.equal(asked.kept[0], space.best(0.5))
-    assert ((asked.kept[1:] ^ asked.kept[0]).sum(1) == 24).all()  # 12 of 120 go, 12 come
-    search.tell([of(0.5), *[of(0.3)] * 7, of(0.9)])
-    steps = (search.ask().kept ^ asked.kept).sum(1)
-    assert int(steps.argmin()) == 8 and 2 < int(steps[8]) < 24
+def test_annealing_begins_at_the_best_draw_and_looks_around(space):
+    search = begun(Annealing(draws=4, probes=8, moves=(0.1, 0.1)), space)
+    draws = search.ask()
+    assert torch.equal(draws.kept, begun(RandomSearch(batch=4), space).ask().kept)
+    search.tell([of(0.1), of(0.2), of(0.9), of(0.3)])
+    probes = search.ask()
+    assert ((probes.kept ^ draws.kept[2]).sum(1) == 24).all()  # 12 of 120 go, 12 come
+    search.tell([*[of(0.3)] * 7, of(0.95)])
+    first = search.ask()
+    assert len(first.kept) == 1 and int((first.kept[0] ^ probes.kept[-1]).sum()) == 24
+    assert draws.generation == probes.generation == first.generation == 0
 
 
 def test_annealing_judges_where_it_is_and_was_best_again_on_other_images(space):
-    search = begun(Annealing(probes=2, period=3, acceptance=(0.99, 0.98)), space)
+    search = begun(Annealing(draws=1, probes=2, period=3, acceptance=(0.99, 0.98)), space)
     start = search.ask().kept[0]
-    search.tell([of(0.5), of(0.4), of(0.4)])
+    search.tell([of(0.5)])
+    search.tell([of(0.4), of(0.4)])
     for _ in range(3):
         asked = search.ask()
         assert len(asked.kept) == 1 and asked.generation == 0
@@ -128,14 +132,20 @@ def test_annealing_judges_where_it_is_and_was_best_again_on_other_images(space):
     assert torch.equal(again.kept, torch.stack([here, start]))
 
 
-def test_where_a_race_drops_the_mask_the_search_goes_on_from_the_best(space):
-    search = begun(Annealing(probes=2, period=1, acceptance=(0.99, 0.98), moves=(0.01, 0.01)), space)
-    start = search.ask().kept[0]
-    search.tell([of(0.5), of(0.4), of(0.4)])
-    search.tell([of(0.499)])
-    assert len(search.ask().kept) == 2
-    search.tell([of(0.9, images=10), of(0.4)])
-    assert int((search.ask().kept[0] ^ start).sum()) == 2
+def test_the_search_goes_on_from_what_is_better_on_other_images(space):
+    settings = {"draws": 1, "probes": 2, "period": 1, "acceptance": (0.99, 0.98), "moves": (0.01, 0.01)}
+    for fitnesses, winner in (
+        ([of(0.9), of(0.4)], 0),
+        ([of(0.4), of(0.9)], 1),
+        ([of(0.9, images=10), of(0.4)], 1),  # a race dropped it
+    ):
+        search = begun(Annealing(**settings), space)
+        search.tell([of(0.5)])
+        search.tell([of(0.4), of(0.4)])
+        search.tell([of(0.499)])
+        both = search.ask().kept
+        search.tell(fitnesses)
+        assert int((search.ask().kept[0] ^ both[winner]).sum()) == 2
 
 
 @pytest.mark.parametrize(("first", "last"), [(0.8, 0.01), (0.3, 0.1)])
@@ -143,9 +153,12 @@ def test_worse_moves_are_taken_as_often_as_it_says(space, first, last):
     """Every move is worse by the same: they are taken with the first chance, later with the last."""
     evaluations, taken = 3000, []
     search = begun(
-        Annealing(acceptance=(first, last), period=10**6, moves=(0.01, 0.01)), space, evaluations=evaluations
+        Annealing(draws=1, acceptance=(first, last), period=10**6, moves=(0.01, 0.01)),
+        space,
+        evaluations=evaluations,
     )
-    search.tell([of(0.5), *[of(0.49)] * 20])
+    search.tell([of(0.5)])
+    search.tell([of(0.49)] * 20)
     while len(search.ask().kept):
         before = search._here
         energy = before.energy + 0.01
@@ -160,9 +173,9 @@ def test_worse_moves_are_taken_as_often_as_it_says(space, first, last):
 
 
 @settings(deadline=None, max_examples=20)
-@given(evaluations=st.integers(4, 60), period=st.integers(1, 10))
+@given(evaluations=st.integers(5, 60), period=st.integers(1, 10))
 def test_annealing_uses_its_budget_and_no_more(space, evaluations, period):
-    search = begun(Annealing(probes=2, period=period), space, evaluations=evaluations)
+    search = begun(Annealing(draws=2, probes=2, period=period), space, evaluations=evaluations)
     judged = 0
     while len((asked := search.ask()).kept):
         judged += len(asked.kept)
@@ -251,8 +264,8 @@ def test_ratios_need_layers_to_divide_among(space):
         (lambda: RandomSearch(batch=0), "batch is at least 1, got 0"),
         (lambda: Annealing(acceptance=(0.1, 0.5)), "acceptance falls between 1 and 0, got 0.1 to 0.5"),
         (lambda: Annealing(moves=(0.1, 0.0)), "moves are fractions that shrink, got 0.1 to 0.0"),
-        (lambda: Annealing(period=0), "probes and period are at least 1, got 20 and 0"),
-        (lambda: Annealing(start=-1), "start is a temperature from 0 to infinity, got -1"),
+        (lambda: Annealing(period=0), "period is at least 1, got 0"),
+        (lambda: Annealing(temperatures=(-1,)), "temperatures are numbers from 0 to infinity"),
         (lambda: Annealing(resize=2), "resize is a fraction from 0 to 1, got 2"),
         (lambda: Ratios(sampler="tpe"), "sampler is 'cmaes' or 'nsga2', got 'tpe'"),
         (lambda: Ratios(population=3), "population is at least 4, got 3"),
@@ -268,10 +281,8 @@ def test_settings_that_mean_nothing_are_refused(make, message):
 def test_budgets_that_are_too_small_are_refused(space):
     with pytest.raises(RecipeError, match="20 evaluations do not reach beyond a first population of 32"):
         begun(Genetic(), space, evaluations=20)
-    with pytest.raises(
-        RecipeError, match="21 evaluations do not reach beyond a first mask and its 20 probes"
-    ):
-        begun(Annealing(), space, evaluations=21)
+    with pytest.raises(RecipeError, match="50 evaluations do not reach beyond 30 draws and 20 probes"):
+        begun(Annealing(), space, evaluations=50)
 
 
 def test_only_those_that_grow_by_gradient_ask_for_it():

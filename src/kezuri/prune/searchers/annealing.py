@@ -3,17 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from kezuri.core.errors import RecipeError
-from kezuri.prune.mask_operators import By, check_by, neighbour, sample
+from kezuri.prune.mask_operators import (
+    TEMPERATURES,
+    By,
+    check_by,
+    check_temperatures,
+    neighbour,
+    sample,
+    temperature_of,
+    varied,
+)
 from kezuri.prune.problem import Fitness, Problem
 from kezuri.prune.searcher import Asked, check_evaluations, mask_searchers
 from kezuri.prune.space import Space
 
+Stage = Literal["draw", "probe", "move", "look again"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 MEMORY = 0.05
 """How much the last proposal counts in the running mean of what a move changes."""
 
@@ -31,8 +42,9 @@ class Annealing:
         acceptance: that chance, at the beginning and at the end. The usual 0.8 to 0.01 needs far more than a
             thousand evaluations: among many weights nearly every move is for the worse, and they add up.
         moves: fraction of the kept units that a move swaps, at the beginning and at the end; at least one.
-        start: temperature at which the first mask is drawn by worth; 0 is the criterion's own choice.
-        probes: neighbours of the first mask that are judged to learn what moves change.
+        draws: masks drawn by worth at the beginning, of which the best is the start.
+        temperatures: of these, in turn; 0 is the criterion's own choice.
+        probes: neighbours of the start that are judged to learn what moves change.
         period: after so many moves the images change, the mask and the best so far are judged again, and the
             better of the two goes on.
         mutated: a move swaps units `everywhere`, or in `one_layer` drawn each time.
@@ -42,7 +54,8 @@ class Annealing:
 
     acceptance: tuple[float, float] = (0.1, 0.001)
     moves: tuple[float, float] = (0.02, 0.005)
-    start: float = 0.0
+    draws: int = 30
+    temperatures: tuple[float, ...] = TEMPERATURES
     probes: int = 20
     period: int = 50
     mutated: Literal["everywhere", "one_layer"] = "everywhere"
@@ -50,6 +63,7 @@ class Annealing:
     resize: float = 0.05
 
     def __post_init__(self) -> None:
+        check_temperatures(self.temperatures)
         check_by(self.grow)
         first, last = self.acceptance
         if not 0 < last <= first < 1:
@@ -57,10 +71,9 @@ class Annealing:
         first, last = self.moves
         if not 0 < last <= first <= 1:
             raise RecipeError(f"moves are fractions that shrink, got {first} to {last}")
-        if self.start < 0:
-            raise RecipeError(f"start is a temperature from 0 to infinity, got {self.start}")
-        if self.probes < 1 or self.period < 1:
-            raise RecipeError(f"probes and period are at least 1, got {self.probes} and {self.period}")
+        for name in ("draws", "probes", "period"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} is at least 1, got {getattr(self, name)}")
         if not 0 <= self.resize <= 1:
             raise RecipeError(f"resize is a fraction from 0 to 1, got {self.resize}")
         if self.mutated not in ("everywhere", "one_layer"):
@@ -73,16 +86,16 @@ class Annealing:
     def begin(
         self, space: Space, problem: Problem, *, evaluations: int, generator: Generator
     ) -> "AnnealingSearch":
-        """Begins at one mask.
+        """Begins with draws.
 
         Raises:
-            RecipeError: the budget does not reach beyond the probes.
+            RecipeError: the budget does not reach beyond the draws and the probes.
         """
         check_evaluations(evaluations)
-        if evaluations <= 1 + self.probes:
+        if evaluations <= self.draws + self.probes:
             raise RecipeError(
-                f"{evaluations} evaluations do not reach beyond a first mask and its {self.probes} probes; "
-                f"ask for more, or for fewer probes"
+                f"{evaluations} evaluations do not reach beyond {self.draws} draws and {self.probes} probes; "
+                f"ask for more, or for fewer of these"
             )
         return AnnealingSearch(self, space, problem, evaluations, generator)
 
@@ -107,7 +120,7 @@ class Place:
 
 
 class AnnealingSearch:
-    """Where it is, where it was best, and what is being asked: first places around it, then one at a time."""
+    """Where it is, where it was best, and what is being asked: draws, probes, then moves one at a time."""
 
     def __init__(
         self, settings: Annealing, space: Space, problem: Problem, evaluations: int, generator: Generator
@@ -117,11 +130,10 @@ class AnnealingSearch:
         self._told = 0
         self._generation = 0
         self._moves = 0  # since the images changed
-        self._looks_again = False
         self._scale = 0.0  # of the running mean |difference|
-        first = Place(sample(space, problem.sparsity, settings.start, generator), problem.sparsity)
-        self._here = self._best = first
-        self._asked = [first, *(self._neighbour() for _ in range(settings.probes))]
+        self._stage: Stage = "draw"
+        self._asked = [self._draw(number) for number in range(settings.draws)]
+        self._here = self._best = self._asked[0]
 
     def ask(self) -> Asked:
         if not self._asked:
@@ -130,32 +142,31 @@ class AnnealingSearch:
 
     def tell(self, fitnesses: Sequence[Fitness]) -> None:
         told = [p.judged(f, self._problem) for p, f in zip(self._asked, fitnesses, strict=True)]
-        if self._told == 0:
-            self._open(told)
-        elif self._looks_again:
-            self._look_again(told)
-        else:
+        if self._stage == "move":
             self._move(told[0])
-        self._told += len(told)
+        else:
+            if self._stage == "probe":
+                changes = [abs(p.energy - self._here.energy) for p in told if p.images == self._here.images]
+                self._scale = sum(changes) / max(1, len(changes))
+                told.append(self._here)
+            self._moves = 0
+            self._here = self._best = min(told, key=lambda place: place.order)
+        self._told += len(fitnesses)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Chooses what is asked next."""
         left = self._evaluations - self._told
-        self._looks_again = self._moves >= self._settings.period and left > 2
-        if self._looks_again:
+        if self._stage == "draw":
+            self._stage = "probe"
+            self._asked = [self._neighbour() for _ in range(self._settings.probes)]
+        elif self._moves >= self._settings.period and left > 2:
+            self._stage = "look again"
             self._generation += 1
             self._asked = [self._here] if self._here is self._best else [self._here, self._best]
         else:
+            self._stage = "move"
             self._asked = [self._neighbour()] if left else []
-
-    def _open(self, told: Sequence[Place]) -> None:
-        """Learns what moves change, and begins at the best place seen."""
-        first, *others = told
-        changes = [abs(p.energy - first.energy) for p in others if p.images == first.images]
-        self._scale = sum(changes) / max(1, len(changes))
-        self._here = self._best = min(told, key=lambda place: place.order)
-
-    def _look_again(self, told: Sequence[Place]) -> None:
-        """Goes on from where other images say that it is better: a best that was luck is forgotten."""
-        self._moves = 0
-        self._here = self._best = min(told, key=lambda place: place.order)
 
     def _move(self, place: Place) -> None:
         self._moves += 1
@@ -166,6 +177,13 @@ class AnnealingSearch:
             self._here = place
         if place.energy < self._best.energy:
             self._best = place
+
+    def _draw(self, number: int) -> Place:
+        sparsity = self._problem.sparsity
+        if self._problem.is_free:
+            sparsity = varied(sparsity, self._settings.resize, self._space, self._generator)
+        temperature = temperature_of(number, self._settings.temperatures)
+        return Place(sample(self._space, sparsity, temperature, self._generator), sparsity)
 
     def _temperature(self) -> float:
         first, last = (-1 / log(chance) for chance in self._settings.acceptance)
@@ -194,7 +212,7 @@ class AnnealingSearch:
         return {
             "kept": torch.stack([place.kept for place in places]),
             "places": torch.tensor(numbers, dtype=torch.float64),
-            "counts": torch.tensor([self._told, self._generation, self._moves, int(self._looks_again)]),
+            "counts": torch.tensor([self._told, self._generation, self._moves, STAGES.index(self._stage)]),
             "scale": torch.tensor(self._scale, dtype=torch.float64),
             "same": torch.tensor(self._here is self._best),
             "generator": self._generator.get_state(),
@@ -206,8 +224,8 @@ class AnnealingSearch:
         self._here, self._best, *self._asked = places
         if state["same"]:
             self._best = self._here
-        self._told, self._generation, self._moves, looks_again = state["counts"].tolist()
-        self._looks_again = bool(looks_again)
+        self._told, self._generation, self._moves, stage = state["counts"].tolist()
+        self._stage = STAGES[stage]
         self._scale = float(state["scale"])
         self._generator.set_state(state["generator"])
 
