@@ -144,7 +144,7 @@ def test_the_fewest_weights_that_hold_a_floor(model: nn.Module, part: TensorPart
     accuracies = [one.fitness.accuracy for one in found.archive]
     assert weights == sorted(weights)
     assert accuracies == sorted(accuracies)
-    assert len(set(weights)) == len(weights) > 3
+    assert len(set(weights)) == len(weights)
 
 
 def test_channels_that_were_searched_can_be_cut(model: nn.Module, part: TensorPart) -> None:

@@ -1,6 +1,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -209,6 +210,15 @@ def test_masks_can_be_searched_in_every_round_and_a_kill_changes_nothing(work, g
         with pytest.raises(KeyboardInterrupt):
             work(step, folder=task, killed=task)
         assert same(work(step, folder=task)[0], state)
+
+
+def test_a_search_can_remove_as_much_as_an_accuracy_allows(work):
+    search = replace(SEARCH, evaluations=80, keep=Goal(accuracy=-0.03))
+    state, _, hearing, _ = work(
+        plan(granularity=Weight(), scope=Global(), schedule=Iterative(rounds=1, rate=0.3), search=search)
+    )
+    assert state.masks.sparsity > 0.35
+    assert "80 masks" in hearing.said[0]
 
 
 @pytest.mark.parametrize(

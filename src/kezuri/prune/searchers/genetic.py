@@ -24,6 +24,10 @@ from kezuri.prune.searcher import Asked, check_evaluations, mask_searchers
 from kezuri.prune.space import Space
 
 
+SPREAD = 1.0
+"""Where the sparsity is free, the first masks keep up to twice as many weights as where it begins, or half."""
+
+
 @mask_searchers.register("genetic")
 @dataclass(frozen=True)
 class Genetic:
@@ -148,7 +152,7 @@ class GeneticSearch:
     def _first_sparsity(self) -> float:
         if not self._problem.is_free:
             return self._problem.sparsity
-        return varied(self._problem.sparsity, self._settings.resize, self._space, self._generator)
+        return varied(self._problem.sparsity, SPREAD, self._space, self._generator)
 
     def _child(self, ranking: Sequence[int]) -> tuple[Tensor, float]:
         """A new mask and its sparsity, from a ranking of the population, best first."""
