@@ -25,7 +25,7 @@ from kezuri.prune.select import contest
 from kezuri.prune.space import UNIFORM, Space
 from kezuri.prune.units import UnitGroup
 
-MAGNITUDE, SINGLE, TOGETHER = L1(), Weight(), Global()
+MAGNITUDE, SINGLE, TOGETHER = L1(), Weight(), Global(normalize="none")
 BATCHES = 8
 BATCH_SIZE = 64
 
@@ -46,7 +46,8 @@ def mask_space(
 
     Args:
         criterion: where a search begins.
-        granularity, scope, allocation, evidence, couplings, ignore: as in `kezuri.select_masks`.
+        granularity, scope, allocation, evidence, couplings, ignore: as in `kezuri.select_masks`; by default every
+            weight competes with every other by its magnitude as it is.
         masks: of weights that were removed before, and stay so.
 
     Raises: as `kezuri.select_masks`.

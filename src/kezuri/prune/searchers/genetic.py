@@ -23,9 +23,8 @@ from kezuri.prune.problem import Fitness, Problem
 from kezuri.prune.searcher import Asked, check_evaluations, mask_searchers
 from kezuri.prune.space import Space
 
-
 SPREAD = 1.0
-"""Where the sparsity is free, the first masks keep up to twice as many weights as where it begins, or half."""
+"""Where the sparsity is free, the first masks keep from half to twice as many weights as where it begins."""
 
 
 @mask_searchers.register("genetic")
