@@ -46,8 +46,8 @@ def mask_space(
 
     Args:
         criterion: where a search begins.
-        granularity, scope, allocation, evidence, couplings, ignore: as in `kezuri.select_masks`; by default every
-            weight competes with every other by its magnitude as it is.
+        granularity, scope, allocation, evidence, couplings, ignore: as in `kezuri.select_masks`; by default
+            every weight competes with every other by its magnitude as it is.
         masks: of weights that were removed before, and stay so.
 
     Raises: as `kezuri.select_masks`.
