@@ -3,9 +3,9 @@
     python benchmarks/kills.py --kills 20 [--job demo|search]
 
 One run goes undisturbed. Then each of `kills` runs is killed (SIGKILL) once, at a moment drawn evenly over
-the undisturbed run's time, resumed with `kezuri resume`, and its final weights are compared byte by byte. Jobs
-are the demo, and a genetic search for masks in two rounds, shortened by overrides so that the whole takes
-minutes; every stage of them is there.
+the undisturbed run's time, resumed with `kezuri resume`, and its final weights are compared byte by byte.
+Jobs are the demo, and a genetic search for masks in two rounds, shortened by overrides so that the whole
+takes minutes; every stage of them is there.
 """
 
 import argparse
