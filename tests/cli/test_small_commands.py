@@ -106,3 +106,6 @@ def test_a_round_names_the_layers_it_cut(capsys):
     assert "conv0 5/16, conv1 5/16" in capsys.readouterr().out
     ConsoleListener().round_done(rows(12), decision)
     assert "12 layers cut, 60 of their 192 channels left" in capsys.readouterr().out
+    zeros = Measurement("sparsity", 0.8, "fraction", conditions={"of": "weights"})
+    ConsoleListener().round_done([zeros], decision)
+    assert "80.00 % of the weights are zero" in capsys.readouterr().out

@@ -1,9 +1,11 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kezuri.core.measurement import Measurement
 from kezuri.report.compare import compare
 from kezuri.report.reading import RunView
 from kezuri.report.tables import answer_table, change, checks_table, comparison_table
@@ -30,6 +32,17 @@ def test_missing_metrics_are_dashes_and_absent_ones_have_no_row(make_run: MakeRu
     bare = RunView(run.path, run.recipe, {}, ())
     assert answer_table(bare).rows == ()
     assert checks_table(bare).rows == ()
+
+
+def test_zeros_have_a_row_where_weights_are_masked(make_run: MakeRun) -> None:
+    run = RunView.read(make_run())
+    said = {"model": "final", "of": "weights"}
+    zeros = Measurement("sparsity", 0.9437, "fraction", samples=1000, conditions=said)
+    rows = answer_table(replace(run, measurements=(*run.measurements, zeros))).rows
+    assert [[c.text for c in row] for row in rows if "zeros" in row[0].text] == [
+        ["zeros among the weights that may be removed", "–", "94.37 %", "–"]
+    ]
+    assert not any("zeros" in row[0].text for row in answer_table(run).rows)
 
 
 @pytest.mark.parametrize(
