@@ -22,6 +22,10 @@ TEMPERATURES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """From the criterion's own choice to draws in which worth hardly counts."""
 
 
+STEEPNESS = 3
+"""Chances in a swap go as this power of worth: most swaps by worth itself make a pruned network worse."""
+
+
 def sample(space: Space, sparsity: float, temperature: float, generator: Generator) -> Tensor:
     """Draws a mask, more or less by worth, (N,) bool.
 
@@ -91,7 +95,7 @@ def swap(
         kept: the mask to change; stays as it is.
         count: how many units, as far as there are so many to remove and to take.
         by: units of little worth go rather, and those come that are worth much ("worth") or promise much
-            ("gradient"); or all alike ("none").
+            ("gradient"), with chances that go as the third power of that; or all alike ("none").
         group: the number of the only group to change; the nearest mask may differ in others too.
     """
     start = sum(space.lengths[:group]) if group else 0
@@ -100,8 +104,8 @@ def swap(
     count = min(count, int(kept[part].sum()), int(free[part].sum()))
     waits = torch.rand(2, part.stop - part.start, generator=generator).double()
     if by != "none":
-        waits[0] *= space.odds[part]
-        waits[1] /= (space.odds if by == "worth" else space.growth_odds)[part]
+        waits[0] *= space.odds[part] ** STEEPNESS
+        waits[1] /= (space.odds if by == "worth" else space.growth_odds)[part] ** STEEPNESS
     leave, enter = waits
     gone = part.start + _soonest(leave, kept[part], count)
     child = kept.clone()
@@ -181,7 +185,7 @@ def _soonest(waits: Tensor, among: Tensor, count: int) -> Tensor:
 
 def _near(kept: Tensor, space: Space, generator: Generator) -> Tensor:
     """Keys whose projection changes no more than it must, by worth and chance: from 2 kept, to 1 removed."""
-    waits = torch.rand(space.units, generator=generator) / space.odds
+    waits = torch.rand(space.units, generator=generator) / space.odds**STEEPNESS
     return 2 * kept.double() + 1 / (1 + waits / waits.median())
 
 
