@@ -21,9 +21,8 @@ By = Literal["worth", "gradient", "none"]
 TEMPERATURES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """From the criterion's own choice to draws in which worth hardly counts."""
 
-
 STEEPNESS = 3
-"""Chances in a swap go as this power of worth: most swaps by worth itself make a pruned network worse."""
+"""The power of worth that chances in a swap go as: by worth itself, nearly every swap does harm."""
 
 
 def sample(space: Space, sparsity: float, temperature: float, generator: Generator) -> Tensor:
