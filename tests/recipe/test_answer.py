@@ -20,3 +20,11 @@ def test_what_a_loop_missed_of_its_budget_is_missed():
     missed = answer(Goal(params=0.4), found, {"kind": "rounds", "why": "…", "missed": ["latency"]})
     assert not missed["met"] and len(missed["missed"]) == 2 and missed["missed"][1] == "latency"
     assert answer(Goal(), found, {"kind": "floor", "why": "…"})["met"]  # of a step without a budget
+
+
+def test_zeros_are_told_where_weights_are_masked():
+    said = {"model": "final", "of": "weights"}
+    found = [*rows("dense", 1.0), *rows("final", 1.0)]
+    assert "zero" not in answer(Goal(), found, {})["text"]
+    masked = [*found, Measurement("sparsity", 0.961, "fraction", conditions=said)]
+    assert answer(Goal(), masked, {})["text"].startswith("96.1% of the weights zero, 100.0% of the")

@@ -26,8 +26,10 @@ def answer(goal: Goal, measurements: Sequence[Measurement], stop: Mapping[str, A
     missed = [*_missed(goal, found), *stop.get("missed", ())]
     split = "test" if found.has("accuracy", split="test") else "validation"
     dense, final = (found.value("accuracy", model, split=split) for model in ("dense", "final"))
+    masked = found.has("sparsity", model="final", of="weights")
+    zeros = f"{found.value('sparsity', 'final', of='weights'):.1%} of the weights zero, " if masked else ""
     text = (
-        f"{found.share('params'):.1%} of the parameters, {found.share('macs'):.1%} of the MACs, "
+        f"{zeros}{found.share('params'):.1%} of the parameters, {found.share('macs'):.1%} of the MACs, "
         f"{1 / found.share('size', format='onnx'):.1f}× smaller and "
         f"{1 / found.share('latency', threads=1):.1f}× faster on one thread, "
         f"at {final:.2%} {split} accuracy ({(final - dense) * 100:+.2f} points)"
