@@ -235,6 +235,11 @@ def test_settings_known_to_fail_are_warned_of_with_the_reason(changes, message):
     assert message in warning
 
 
+def test_weights_may_go_fast_and_be_retrained_hot():
+    fast = {"schedule": Iterative(rounds=2, rate=0.8), "finetune": Finetune(lr_ratio=1.0)}
+    assert plan(granularity=Weight(), **fast).warnings() == []
+
+
 def test_usual_settings_give_no_warning():
     assert Prune(L2()).warnings() == []
 

@@ -131,13 +131,13 @@ class Prune:
         """Settings known to fail, with the reason."""
         said = []
         rates = self.schedule.rates()
-        if max(rates) > 0.5:
+        if self.cuts and max(rates) > 0.5:
             said.append(
                 f"rate {max(rates):g} removes more than half of the channels in one round; retraining seldom "
                 f"recovers from that (more rounds at 0.1 to 0.3 reach the same size at a higher accuracy)"
             )
         ratios = [self.finetune.ratio(round_) for round_ in range(1, self.schedule.rounds + 1)]
-        if max(ratios) > 0.8:
+        if self.cuts and max(ratios) > 0.8:
             said.append(
                 f"lr_ratio {max(ratios):g} retrains nearly as hot as the first training and undoes what was "
                 f"learnt; size stops falling after a few rounds (0.1 to 0.5 is usual)"
