@@ -13,7 +13,6 @@ from kezuri.core.errors import ShapeError
 from kezuri.prune.allocation import Allocation, Uniform
 from kezuri.prune.criterion import Normalize
 from kezuri.prune.masks import Masks
-from kezuri.prune.removal import removal_order
 from kezuri.prune.scope import Contest, Global, Scope, normalized
 from kezuri.prune.select import masks_of
 from kezuri.prune.units import UnitGroup
@@ -171,13 +170,6 @@ class Space:
     def best(self, sparsity: float) -> Tensor:
         """What the criterion alone would keep, (N,) bool."""
         return self.project(self.worth, sparsity)
-
-    def within(self, name: str, count: int) -> Tensor:
-        """The `count` units of one group that are worth most, (units,) bool."""
-        worth = self.contest.scores[name]
-        kept = torch.ones(len(worth), dtype=torch.bool)
-        kept[removal_order(worth)[: len(worth) - count]] = False
-        return kept
 
     def masks(self, kept: Tensor) -> Masks:
         """The masks of the weights, from flags of the units, (N,) bool."""

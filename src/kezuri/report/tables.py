@@ -132,8 +132,8 @@ def _footprint(run: RunView) -> Iterable[tuple[Cell, ...]]:
     yield _row("parameters", run.dense("params"), run.final("params"), "smaller")
     yield _row("MACs", run.dense("macs"), run.final("macs"), "smaller")
     if (zeros := run.final("sparsity", of="weights")) is not None:
-        words = "zeros among the weights that may be removed"
-        yield Cell.word(words), Cell(DASH), Cell(numbers.percent(zeros.value), zeros.value), Cell(DASH)
+        name = Cell.word("zeros among the weights that may be removed")
+        yield name, Cell(DASH), Cell(numbers.percent(zeros.value), zeros.value), Cell(DASH)
     words = {"safetensors": "weights file", "onnx": "ONNX file", "onnx.xz": "ONNX file, compressed (xz)"}
     for kind in _conditions(run, "size", "format"):
         dense, final = run.dense("size", format=kind), run.final("size", format=kind)
