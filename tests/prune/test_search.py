@@ -1,5 +1,7 @@
 """The search for masks: what it finds, and that it finds the same after a stop."""
 
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,14 +104,21 @@ class Stopping:
     def advance(self, steps: int, figures: object) -> None:
         self.left -= 1
         if self.left == 0:
-            import signal
-
             signal.raise_signal(signal.SIGINT)
 
     def done(self) -> None:
         pass
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("searcher", [Genetic(population=12), RandomSearch(batch=8)])
 def test_a_stopped_search_goes_on_to_the_identical_result(
     model: nn.Module, part: TensorPart, tmp_path: Path, searcher: Genetic | RandomSearch
