@@ -213,12 +213,12 @@ def test_masks_can_be_searched_in_every_round_and_a_kill_changes_nothing(work, g
 
 
 def test_a_search_can_remove_as_much_as_an_accuracy_allows(work):
-    search = replace(SEARCH, evaluations=80, keep=Goal(accuracy=-0.03))
+    search = replace(SEARCH, evaluations=160, keep=Goal(accuracy=-0.1))
     state, _, hearing, _ = work(
         plan(granularity=Weight(), scope=Global(), schedule=Iterative(rounds=1, rate=0.3), search=search)
     )
     assert state.masks.sparsity > 0.35
-    assert "80 masks" in hearing.said[0]
+    assert "160 masks" in hearing.said[0]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_the_loss_is_the_papers(patterns, threshold) -> None:
     weak, strong = seen.images[7].split(24)
     source = [*patterns.train.batches(24, seed=derive(5, "unlabelled", 0))][7].images
     draw = torch.Generator().manual_seed(derive(5, "weak", 7))
-    assert torch.equal(weak, PadCrop(1)(source, torch.zeros(24).long(), draw, 4)[0])
+    assert torch.equal(weak, PadCrop(1)(source, torch.zeros(24).long(), draw, patterns.train.facts)[0])
     assert not torch.equal(weak, strong)
     sure, guess = model(weak).softmax(1).max(1)
     each = F.cross_entropy(model(strong), guess, reduction="none")[sure >= threshold].sum() / 24
