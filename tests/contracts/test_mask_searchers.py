@@ -142,14 +142,15 @@ def test_what_is_asked_is_in_the_space_and_ends_in_time(spaces, searcher, kind, 
 
 
 def test_a_layer_of_its_own_keeps_its_share(spaces, searcher):
-    if mask_searchers.name_of(searcher) == "ratios":
-        pytest.skip("what each layer keeps is what it searches")
     space = spaces["weights, each layer"]
     planted = Planted(space)
     wanted = {name: int(flags.sum()) for name, flags in space.split(space.best(SPARSITY)).items()}
     for turn in turns(begin(searcher, space, fixed(planted)), planted):
         for kept in turn.kept:
-            assert {name: int(flags.sum()) for name, flags in space.split(kept).items()} == wanted
+            counts = {name: int(flags.sum()) for name, flags in space.split(kept).items()}
+            assert sum(counts.values()) == sum(wanted.values())
+            # what each layer keeps is what `ratios` searches
+            assert mask_searchers.name_of(searcher) == "ratios" or counts == wanted
 
 
 @pytest.mark.parametrize("problem", [fixed, free])
