@@ -117,7 +117,7 @@ def test_refused_orders_are_shown_with_the_reason(done):
 def test_the_report_lies_in_the_folder(done):
     page = write_study(done.path).read_text(encoding="utf-8")
     assert "quantize-distill-prune" in page and "http://" not in page.partition("<script")[0]
-    assert done.table("csv").read_text().startswith("name,epochs,accuracy")
+    assert done.table("table", "csv").read_text().startswith("name,epochs,accuracy")
     assert {path.name for path in done.plots.iterdir()} == {"methods.png", "pareto.png"}
 
 

@@ -11,10 +11,27 @@ MASK_STUDY_JSON = "mask-study.json"
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """The folder of one run: `runs/<name>-<hash of the complete recipe>/`."""
+class ReportFolder:
+    """A folder with a report: the page, its plots and its tables."""
 
     path: Path
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    def table(self, name: str, ending: str) -> Path:
+        """A table as a file: `csv` or `json`."""
+        return self.path / f"{name}.{ending}"
+
+
+@dataclass(frozen=True)
+class RunFolder(ReportFolder):
+    """The folder of one run: `runs/<name>-<hash of the complete recipe>/`."""
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -44,14 +61,6 @@ class RunFolder:
         return self.path / "measurements.jsonl"
 
     @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        return self.path / "plots"
-
-    @property
     def allocation(self) -> Path:
         """Which layer got how many bits, and the choices that no other beats."""
         return self.path / "allocation.json"
@@ -70,10 +79,8 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
-class StudyFolder:
+class StudyFolder(ReportFolder):
     """The folder of a study: the runs of its cells and what they share."""
-
-    path: Path
 
     @property
     def record(self) -> Path:
@@ -84,24 +91,10 @@ class StudyFolder:
     def runs(self) -> Path:
         return self.path / "runs"
 
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        return self.path / "plots"
-
-    def table(self, ending: str) -> Path:
-        """The table as a file: `csv` or `json`."""
-        return self.path / f"table.{ending}"
-
 
 @dataclass(frozen=True)
-class MaskStudyFolder:
+class MaskStudyFolder(ReportFolder):
     """The folder of a study of mask searches; each of its cells writes into a folder of its own."""
-
-    path: Path
 
     @property
     def record(self) -> Path:
@@ -114,18 +107,6 @@ class MaskStudyFolder:
     def weights(self, digest: str) -> Path:
         """The dense model's, where the study trained it."""
         return self.path / f"dense-{digest}.safetensors"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        return self.path / "plots"
-
-    def table(self, name: str, ending: str) -> Path:
-        """A table as a file: `csv` or `json`."""
-        return self.path / f"{name}.{ending}"
 
 
 @dataclass(frozen=True)

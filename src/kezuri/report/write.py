@@ -1,12 +1,13 @@
 """Writes reports into folders, each file whole or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kezuri.artifact.atomic import write_bytes
-from kezuri.artifact.folder import MaskStudyFolder, RunFolder, StudyFolder
+from kezuri.artifact.folder import MaskStudyFolder, ReportFolder, RunFolder, StudyFolder
 from kezuri.report.allocation import allocation_chart
 from kezuri.report.compare import compare
+from kezuri.report.grid import Grid
 from kezuri.report.mask_study import MaskStudyView, differences_table, searches_table
 from kezuri.report.mask_study_charts import mask_study_charts
 from kezuri.report.mask_study_page import mask_study_page
@@ -33,10 +34,7 @@ def write_report(folder: Path) -> Path:
     run = RunView.read(Path(folder))
     home = RunFolder(run.path)
     charts = run_charts(run)
-    for name, chart in charts.items():
-        write_bytes(home.plots / f"{name}.png", png(chart))
-    write_bytes(home.report, run_page(run, charts).encode())
-    return home.report
+    return _write(home, run_page(run, charts), charts)
 
 
 def write_comparison(
@@ -78,13 +76,7 @@ def write_study(path: Path) -> Path:
     study, home = StudyView.read(path), StudyFolder(path)
     drawn = {"methods": methods_chart(study), "pareto": pareto_chart(study.comparison)}
     charts = {name: chart for name, chart in drawn.items() if chart is not None}
-    for name, chart in charts.items():
-        write_bytes(home.plots / f"{name}.png", png(chart))
-    table = study_table(study)
-    write_bytes(home.table("csv"), table.csv().encode())
-    write_bytes(home.table("json"), table.json().encode())
-    write_bytes(home.report, study_page(study, charts).encode())
-    return home.report
+    return _write(home, study_page(study, charts), charts, {"table": study_table(study)})
 
 
 def write_mask_study(path: Path) -> Path:
@@ -102,13 +94,8 @@ def write_mask_study(path: Path) -> Path:
     """
     study, home = MaskStudyView.read(path), MaskStudyFolder(path)
     charts = mask_study_charts(study)
-    for name, chart in charts.items():
-        write_bytes(home.plots / f"{name}.png", png(chart))
-    for name, table in {"searches": searches_table(study), "differences": differences_table(study)}.items():
-        write_bytes(home.table(name, "csv"), table.csv().encode())
-        write_bytes(home.table(name, "json"), table.json().encode())
-    write_bytes(home.report, mask_study_page(study, charts).encode())
-    return home.report
+    tables = {"searches": searches_table(study), "differences": differences_table(study)}
+    return _write(home, mask_study_page(study, charts), charts, tables)
 
 
 def run_charts(run: RunView) -> dict[str, Chart]:
@@ -121,3 +108,16 @@ def run_charts(run: RunView) -> dict[str, Chart]:
         "damage": damage_chart(run.damage),
     }
     return {name: chart for name, chart in charts.items() if chart is not None}
+
+
+def _write(
+    home: ReportFolder, page: str, charts: Mapping[str, Chart], tables: Mapping[str, Grid] | None = None
+) -> Path:
+    """The plots, the tables and, last, the page: where it stands, the rest does."""
+    for name, chart in charts.items():
+        write_bytes(home.plots / f"{name}.png", png(chart))
+    for name, table in (tables or {}).items():
+        write_bytes(home.table(name, "csv"), table.csv().encode())
+        write_bytes(home.table(name, "json"), table.json().encode())
+    write_bytes(home.report, page.encode())
+    return home.report
