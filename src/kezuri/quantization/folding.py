@@ -11,6 +11,7 @@ from kezuri.quantization.fake import FakeQuant, WeightQuant, outputs_first
 from kezuri.quantization.graph import ATEN, calls, kind, shape
 from kezuri.quantization.network import HOME
 from kezuri.quantization.operators import BYTE
+from kezuri.quantization.padding import pad_with_zeros_
 from kezuri.quantization.placement import CLIPS, CONVOLUTIONS
 
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -29,6 +30,7 @@ def shipped(network: Program) -> Program:
     for node in calls(graph):
         if kind(node) in (*CONVOLUTIONS, "linear"):
             _fold(copied, graph, node)
+    pad_with_zeros_(copied, graph)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):
         if node.op == "call_module" and isinstance(copied.get_submodule(str(node.target)), FakeQuant):

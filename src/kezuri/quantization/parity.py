@@ -16,6 +16,7 @@ from kezuri.model.modes import device_of
 from kezuri.model.program import Program
 from kezuri.quantization.folding import shipped
 from kezuri.runtime.parity import Parity, check_parity
+from kezuri.runtime.runner import Runner
 from kezuri.train.device import Device
 
 AGREEMENT, TOLERANCE = 0.98, 0.25
@@ -26,7 +27,13 @@ STRAY = 0.25
 
 
 def check_quantized_parity(
-    network: Program, path: Path, part: Part, *, device: Device = "cpu", limit: int | None = None
+    network: Program,
+    path: Path,
+    part: Part,
+    *,
+    device: Device = "cpu",
+    limit: int | None = None,
+    runner: Runner | None = None,
 ) -> Parity:
     """Compares a file with the network it was made of, image by image.
 
@@ -39,19 +46,27 @@ def check_quantized_parity(
         part: the images, in order.
         device: where PyTorch computes.
         limit: compare only the first so many images.
+        runner: what runs the file; ONNX Runtime if none is given.
 
     Raises:
-        ParityFailed: a rule is broken; names the first layer whose numbers differ.
+        ParityFailed: a rule is broken; names the first layer whose numbers differ in ONNX Runtime.
         DataError: there are no images, or the file cannot be read.
     """
     try:
         return check_parity(
-            network, path, part, device=device, limit=limit, min_agreement=AGREEMENT, tolerance=TOLERANCE
+            network,
+            path,
+            part,
+            device=device,
+            limit=limit,
+            min_agreement=AGREEMENT,
+            tolerance=TOLERANCE,
+            runner=runner,
         )
     except ParityFailed as error:
         images = next(part.batches(IMAGES)).images
         where = first_difference(network, path, images)
-        raise ParityFailed(f"{error}; {where or 'no layer differs by itself'}") from error
+        raise ParityFailed(f"{error}; {where or 'no layer differs by itself in ONNX Runtime'}") from error
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from torch import nn
 
 from kezuri.core.errors import DataError, ParityFailed
 from kezuri.core.measurement import Measurement
-from kezuri.runtime.runners.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from kezuri.runtime.runner import Runner, Session
+from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 from kezuri.train.device import Device
 from kezuri.train.lending import lent
 
@@ -58,6 +59,7 @@ def check_parity(
     limit: int | None = None,
     min_agreement: float = 0.999,
     tolerance: float = TOLERANCE,
+    runner: Runner | None = None,
 ) -> Parity:
     """Compares top class and logits of a file and its model, image by image.
 
@@ -68,28 +70,29 @@ def check_parity(
 
     Args:
         model: the origin; mode and device are left as they were.
-        onnx_path: the exported file, run by ONNX Runtime on one thread.
+        onnx_path: the exported file.
         part: the images, in order.
         device: where PyTorch computes; a GPU may round convolutions to TF32, which is coarser than 1e-5.
         limit: compare only the first so many images.
         min_agreement: fraction in [0, 1].
         tolerance: of logits; one in a thousand is what another order of sums and products can do.
+        runner: what runs the file, on one thread; ONNX Runtime if none is given.
 
     Raises:
         ParityFailed: a rule is broken; the message has the numbers and the first image at fault.
         DataError: there are no images, or the file cannot be read.
     """
-    session = OnnxRuntime().prepare(onnx_path)
+    session = (runner or OnnxRuntime()).prepare(onnx_path)
     pairs = list(_answers(model, session, part, device=device, limit=limit))
     if not pairs:
         raise DataError("no images to compare the exported model on")
     expected = np.concatenate([pair[0] for pair in pairs])
     found = np.concatenate([pair[1] for pair in pairs])
-    return _judge(expected, found, min_agreement, tolerance)
+    return _judge(expected, found, min_agreement, tolerance, session.runtime)
 
 
 def _answers(
-    model: nn.Module, session: OnnxRuntimeSession, part: Part, *, device: Device, limit: int | None
+    model: nn.Module, session: Session, part: Part, *, device: Device, limit: int | None
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     left = len(part) if limit is None else limit
     with lent(model, torch.device(device)):
@@ -105,7 +108,11 @@ def _answers(
 
 
 def _judge(
-    expected: NDArray[np.float64], found: NDArray[np.float64], min_agreement: float, tolerance: float
+    expected: NDArray[np.float64],
+    found: NDArray[np.float64],
+    min_agreement: float,
+    tolerance: float,
+    runtime: str,
 ) -> Parity:
     if expected.shape != found.shape:
         raise ParityFailed(f"the exported model answers {found.shape}, PyTorch {expected.shape}")
@@ -121,8 +128,9 @@ def _judge(
     if parity.agreement < min_agreement or off.any():
         first = int((differs | off).argmax())
         raise ParityFailed(
-            f"the exported model differs from the PyTorch one: same top class on {parity.agreement:.2%} "
-            f"of {parity.samples} images (needed {min_agreement:.2%}), logits off by up to "
-            f"{parity.max_error:.3g} (allowed {tolerance * scale:.3g}); first at image {first}"
+            f"the exported model differs from the PyTorch one in {runtime}: "
+            f"same top class on {parity.agreement:.2%} of {parity.samples} images "
+            f"(needed {min_agreement:.2%}), logits off by up to {parity.max_error:.3g} "
+            f"(allowed {tolerance * scale:.3g}); first at image {first}"
         )
     return parity
