@@ -24,6 +24,7 @@ def test_precision_on_the_cpu() -> None:
     cpu = torch.device("cpu")
     assert choose_dtype("float32", cpu) == torch.float32
     assert choose_dtype("bfloat16", cpu) == torch.bfloat16
+    assert choose_dtype("float16", cpu) == torch.float16
     assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
 
 

@@ -349,9 +349,11 @@ class StopsAt(Bar):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
-def test_interrupted_and_resumed_anywhere_it_ends_the_same(net, patterns, same, tmp_path, keep) -> None:
-    training = replace(ROUGH, keep=keep)
+@pytest.mark.parametrize(
+    "changes", [{"keep": "best"}, {"keep": "last"}, {"precision": "float16"}], ids=lambda it: str(it)
+)
+def test_interrupted_and_resumed_anywhere_it_ends_the_same(net, patterns, same, tmp_path, changes) -> None:
+    training = replace(ROUGH, **changes)
     whole = net()
     expected = fit(whole, patterns, training, seed=5, device="cpu")
     done = 0
@@ -368,6 +370,34 @@ def test_interrupted_and_resumed_anywhere_it_ends_the_same(net, patterns, same, 
     assert figures == [
         (r.epoch, r.train_loss, r.train_accuracy, r.validation_accuracy) for r in expected.epochs
     ]
+
+
+def test_float16_skips_steps_whose_scaled_gradients_overflow_and_learns(net, patterns) -> None:
+    class Watch(Hook):
+        def __init__(self) -> None:
+            self.finite = []
+
+        def after_backward(self, model, _optimizer, _step):
+            self.finite.append(all(one.grad.isfinite().all() for one in model.parameters()))
+            self.before = [one.detach().clone() for one in model.parameters()]
+
+        def after_step(self, model, _optimizer, _step):
+            moved = any(not torch.equal(a, b) for a, b in zip(self.before, model.parameters(), strict=True))
+            assert moved == self.finite[-1]  # an overflow changes no weight
+
+    class Loud(nn.Module):  # gradients of the front are a thousand times those of a usual network
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, images):
+            return 30 * self.net(images)
+
+    watch, model = Watch(), Loud()
+    training = Training(epochs=6, batch_size=32, lr=0.003, optimizer=Adam(), precision="float16")
+    fitted = fit(model, patterns, training, seed=0, device="cpu", hooks=[watch])
+    assert not all(watch.finite) and all(watch.finite[-8:])  # the scale came down, then it held
+    assert fitted.best_accuracy > 0.9 and all(one.isfinite().all() for one in model.parameters())
 
 
 def test_ctrl_c_waits_for_the_step_to_be_whole(net, patterns, same, tmp_path) -> None:

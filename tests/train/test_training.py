@@ -17,7 +17,7 @@ from kezuri.train.training import Training
         ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"keep": "first"}, "'best' or 'last', got 'first'"),
-        ({"precision": "float8"}, "auto, float32, bfloat16; got 'float8'"),
+        ({"precision": "float8"}, "auto, float32, bfloat16, float16; got 'float8'"),
         ({"epochs": 2, "lr_schedule": Cosine(warmup=2)}, "warmup of 2 epochs must be shorter"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from kezuri.core.errors import ResourceError, UsageError
 
 Device = str | torch.device
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def available_devices() -> list[str]:
@@ -38,14 +38,14 @@ def choose_device(wanted: Device = "auto") -> torch.device:
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """The number format that training computes in; weights stay in float32.
 
-    "auto" is bfloat16 where the processor has instructions for it, float16 on a GPU that lacks them (with
-    gradient scaling), else float32.
+    "auto" is bfloat16 where the processor has instructions for it, float16 on a GPU that lacks them, else
+    float32. Gradients are scaled with float16 (Micikevicius et al., "Mixed precision training", 2018).
 
     Raises:
         UsageError: bfloat16 was asked of a GPU that has no bfloat16.
     """
-    if precision == "float32":
-        return torch.float32
+    if precision in ("float32", "float16"):
+        return torch.float32 if precision == "float32" else torch.float16
     if device.type == "cuda":
         with torch.cuda.device(device):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
