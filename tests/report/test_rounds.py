@@ -28,3 +28,10 @@ def test_lines_printed_one_by_one_stay_under_their_headers(make_run: Callable[..
 def test_a_round_without_measurements_is_dashes() -> None:
     line = RoundsTable(Round(0)).line(Round(1))
     assert line.split() == ["1"] + ["–"] * 9
+
+
+def test_zeros_are_counted_where_the_first_round_counts_them() -> None:
+    table = RoundsTable(Round(0, zeros=0.0))
+    assert table.head().split("MACs %")[1].split()[:2] == ["zeros", "%"]
+    assert table.line(Round(1, zeros=0.805)).split()[5] == "80.5"
+    assert "zeros" not in RoundsTable(Round(0)).head()

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kezuri.core.measurement import Measurement
-from kezuri.report import numbers
 from kezuri.report.numbers import duration
 from kezuri.report.reading import Round
 from kezuri.report.rounds import RoundsTable
@@ -45,7 +44,7 @@ class ConsoleListener:
             self._table = RoundsTable(entry)
             self.say(self._table.head())
         self.say(self._table.line(entry))
-        if removed := _channels(measurements) or _zeros(measurements):
+        if removed := _channels(measurements):
             self.say(f"       {removed}")
         if decision["verdict"] == "rolled back":
             self.say(f"       {decision['why']}")
@@ -108,9 +107,3 @@ def _channels(measurements: list[Measurement]) -> str:
         left, of = sum(after for _, after, _ in cut), sum(before for _, _, before in cut)
         return f"{len(cut)} layers cut, {left} of their {of} channels left"
     return ", ".join(f"{layer} {after}/{before}" for layer, after, before in cut)
-
-
-def _zeros(measurements: list[Measurement]) -> str:
-    """How many of the weights are zero, where some are masked."""
-    found = [m.value for m in measurements if m.metric == "sparsity" and m.conditions["of"] == "weights"]
-    return f"{numbers.percent(found[0])} of the weights are zero" if found else ""

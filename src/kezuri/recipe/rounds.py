@@ -97,7 +97,8 @@ def baseline(
     Raises:
         UsageError: the model is not trained.
     """
-    accuracy, size, measurements = _describe(state, resources)
+    masked = state.masks is not None or not plan.granularity.coupled
+    accuracy, size, measurements = _describe(state, resources, masked=masked)
     check_trained(accuracy, resources.data.validation.labels)
     return (
         accuracy,
@@ -167,7 +168,7 @@ def attempt(
         frozen_batchnorm=plan.finetune.freeze_norms,
         objective=objective_of(plan.finetune.distill, resources),
     )
-    accuracy, size, measurements = _describe(smaller, resources)
+    accuracy, size, measurements = _describe(smaller, resources, masked=smaller.masks is not None)
     couplings = None if prospect.couplings is None else blocked(prospect.couplings, chosen.reasons)
     layers = _layers(plan, state, couplings, chosen.kept or {}, resources)
     before = _accuracy(after_cut, "validation").under(moment="after the cut, before retraining")
@@ -218,7 +219,9 @@ def _both(earlier: Masks | None, later: Masks) -> Masks:
     return Masks({**earlier, **shared})
 
 
-def _describe(state: ModelState, resources: Resources) -> tuple[float, float, list[Measurement]]:
+def _describe(
+    state: ModelState, resources: Resources, *, masked: bool
+) -> tuple[float, float, list[Measurement]]:
     data, device = resources.data, resources.device
     validation = evaluate(state.model, data.validation, device=device)
     train = evaluate(
@@ -227,7 +230,7 @@ def _describe(state: ModelState, resources: Resources) -> tuple[float, float, li
     params, macs = cost(state.model, data.image_shape)
     size = weights_size(state.model)
     rows = [_accuracy(validation, "validation"), _accuracy(train, "train"), params, macs, size]
-    if state.masks is not None:
+    if masked:
         rows += sparsity(state.model)
     return validation.accuracy, size.value, rows
 

@@ -29,7 +29,8 @@ class Round:
     Attributes:
         rate: fraction of the channels the round was asked to cut.
         lr_ratio: learning rate of the retraining, as a fraction of the first one.
-        params, macs: counts. size: bytes. seconds: how long the attempt took.
+        params, macs: counts. zeros: fraction of the weights, where some may be masked. size: bytes.
+        seconds: how long the attempt took.
         verdict: "dense", "accepted", "rolled back", "stopped", or "" while undecided.
     """
 
@@ -39,6 +40,7 @@ class Round:
     lr_ratio: float | None = None
     params: float | None = None
     macs: float | None = None
+    zeros: float | None = None
     size: float | None = None
     train: Measurement | None = None
     validation: Measurement | None = None
@@ -65,6 +67,7 @@ class Round:
         whole = {m.metric: m.value for m in rows if m.metric in ("params", "macs", "seconds")}
         sizes = {m.conditions.get("format", "safetensors"): m.value for m in rows if m.metric == "size"}
         accuracy = {m.conditions.get("split"): m for m in rows if m.metric == "accuracy"}
+        zeros = {m.conditions["of"]: m.value for m in rows if m.metric == "sparsity"}
         return cls(
             round=decision["round"],
             attempt=decision["attempt"],
@@ -72,6 +75,7 @@ class Round:
             lr_ratio=said.get("lr_ratio"),
             params=whole.get("params"),
             macs=whole.get("macs"),
+            zeros=zeros.get("weights"),
             size=next((sizes[name] for name in FORMATS if name in sizes), None),
             train=accuracy.get("train"),
             validation=accuracy.get("validation"),

@@ -15,7 +15,7 @@ class RoundsTable:
     """The table of rounds, whole or one line at a time while a run goes on.
 
     Attributes:
-        start: round 0, which shares and units refer to.
+        start: round 0, which shares and units refer to; where it counts zeros, all lines do.
     """
 
     start: Round
@@ -43,6 +43,7 @@ class RoundsTable:
             Column("lr_ratio", "lr_ratio", least=8, spare=3),
             Column("params", "params %", least=8),
             Column("macs", "MACs %", least=6, spare=1),
+            *([] if self.start.zeros is None else [Column("zeros", "zeros %", least=7)]),
             Column("size", f"size {unit}", least=7),
             Column("train", "train %", least=7, spare=4),
             Column("validation", "validation %", least=12),
@@ -61,6 +62,7 @@ class RoundsTable:
             Cell(numbers.setting(entry.lr_ratio), entry.lr_ratio),
             Cell(_share(entry.params, start.params), entry.params),
             Cell(_share(entry.macs, start.macs), entry.macs),
+            *([] if start.zeros is None else [Cell(_share(entry.zeros, 1.0), entry.zeros)]),
             Cell(numbers.fixed(size, 3 if (start.size or 0) / scale < 10 else 1), entry.size),
             _accuracy(entry.train),
             _accuracy(entry.validation),
