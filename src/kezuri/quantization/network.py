@@ -1,8 +1,9 @@
 """A model with a quantizer wherever a tensor becomes integers; it computes, trains and saves like any."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 
 from kezuri.core.errors import ModelError, UsageError
@@ -83,10 +84,13 @@ def with_quantizers(model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme
 
     Raises:
         ModelError: torch.export cannot follow the model, or no layer of it can run in integers.
-        UsageError: the model is quantized already, or the scheme names layers that are not there.
+            It has weights that are not float32.
+        UsageError: the model is quantized already, or the scheme names layers that are not there. An input
+            holds fractions that are not float32.
     """
     if quantizers_of(model):
         raise UsageError("the model is quantized already: give the one it was made from")
+    check_formats(model, inputs)
     network = as_program(model, inputs)
     tensors = tensors_of(network, aliases=True)
     for node in network.graph.nodes:
@@ -104,6 +108,33 @@ def with_quantizers(model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme
     network.graph.lint()
     network.recompile()
     return Quantizable(network, tuple(sites), tuple(placement.floats), scheme)
+
+
+def check_formats(model: nn.Module, inputs: Iterable[object] = ()) -> None:
+    """That weights and inputs are float32, which ranges are measured in and files compute in beside integers.
+
+    Args:
+        inputs: an example of each; what is no tensor of fractions passes.
+
+    Raises:
+        ModelError: a weight is not; names the first.
+        UsageError: an input is not.
+    """
+    weights = [(name, one) for name, one in model.named_parameters() if one.is_floating_point()]
+    others = [name for name, one in weights if one.dtype != torch.float32]
+    if others:
+        kinds = sorted({_format(one) for _, one in weights})
+        raise ModelError(
+            f"quantization takes models in float32, got weights in {' and '.join(kinds)} ({others[0]!r} is "
+            f"the first of {len(others)} that are not float32): give model.float(), and images in float32"
+        )
+    for one in inputs:
+        if isinstance(one, Tensor) and one.is_floating_point() and one.dtype != torch.float32:
+            raise UsageError(f"quantization takes images in float32, got {_format(one)}: give images.float()")
+
+
+def _format(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _check_names(placement: Placement, scheme: Scheme) -> None:

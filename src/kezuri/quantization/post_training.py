@@ -17,7 +17,7 @@ from kezuri.data import Data
 from kezuri.model.exporting import example_batch
 from kezuri.model.modes import device_of, evaluating
 from kezuri.quantization.fake import FakeQuant, quantizers_of
-from kezuri.quantization.network import Quantizable, with_quantizers
+from kezuri.quantization.network import Quantizable, check_formats, with_quantizers
 from kezuri.quantization.observer import Observer, observers
 from kezuri.quantization.ptq import SILENT, PostTraining, calibrate_
 from kezuri.quantization.quantized import Quantized, report_of
@@ -88,9 +88,10 @@ def quantize(
         progress: hears how it goes.
 
     Raises:
-        UsageError: a value is out of range, or there is no image to calibrate with.
+        UsageError: a value is out of range, there is no image to calibrate with, or images are not float32.
         DataError: the images hold numbers that are not finite.
-        ModelError: torch.export cannot follow the model, or nothing of it can run in integers.
+        ModelError: torch.export cannot follow the model, nothing of it can run in integers, or it has weights
+            that are not float32.
         GoalUnreachable: the accuracy is not kept even with all layers in floats but one.
     """
     scheme = Scheme(
@@ -240,13 +241,15 @@ def calibration_batches(
     """The images to calibrate with, on the model's device, in batches of equal make.
 
     Raises:
-        UsageError: there are none, or they are nothing of the kind.
+        UsageError: there are none, they are nothing of the kind, or they or the model are not float32.
         DataError: a number is not finite.
     """
+    check_formats(model)
     device = device_of(model)
     batches: list[tuple[Tensor, ...]] = []
     left = method.images
     for batch in _batches(calibration, method, seed):
+        check_formats(model, batch)
         parts = tuple(part[:left].detach().to(device) for part in batch)
         if not len(parts[0]):
             break
