@@ -12,7 +12,7 @@ from kezuri.recipe.study import Plan
 from kezuri.recipe.studying import layers_of, run_study
 from kezuri.report.findings import findings
 from kezuri.report.study import StudyView, refusals_table, study_table
-from kezuri.report.write import write_study
+from kezuri.report.write import write_report
 
 
 class Stopping(SilentListener):
@@ -115,7 +115,7 @@ def test_refused_orders_are_shown_with_the_reason(done):
 
 
 def test_the_report_lies_in_the_folder(done):
-    page = write_study(done.path).read_text(encoding="utf-8")
+    page = write_report(done.path).read_text(encoding="utf-8")
     assert "quantize-distill-prune" in page and "http://" not in page.partition("<script")[0]
     assert done.table("table", "csv").read_text().startswith("name,epochs,accuracy")
     assert {path.name for path in done.plots.iterdir()} == {"methods.png", "pareto.png"}

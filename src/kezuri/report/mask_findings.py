@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kezuri.report import numbers
 from kezuri.report.grid import Cell, Column, Grid
-from kezuri.report.mask_study import BEFORE, MaskStudyView, share, signed, stage_header, stage_words
+from kezuri.report.mask_study import BEFORE, MaskStudyView, images_words, share, signed, stage_words
 from kezuri.report.paired import Paired
 
 LEVEL = 0.05
@@ -46,13 +46,15 @@ def worths(study: MaskStudyView) -> list[Worth]:
 
 def headline(study: MaskStudyView) -> str:
     """What the study says, in a sentence."""
-    parts = []
-    for stage in study.stages:
-        found = [one for one in worths(study) if one.stage == stage]
-        cases, paid = (sum(len(getattr(one, what)) for one in found) for what in ("cases", "paid"))
-        if cases:
-            when = stage_words(stage) if stage == BEFORE else f"after it with {stage_header(stage)}"
-            parts.append(f"{paid} of {cases} times {when}")
+    found = {stage: [one for one in worths(study) if one.stage == stage] for stage in study.stages}
+    cases = {stage: sum(len(one.cases) for one in searchers) for stage, searchers in found.items()}
+    told = {stage: sum(len(one.paid) for one in found[stage]) for stage, many in cases.items() if many}
+    parts = [f"{told[BEFORE]} of {cases[BEFORE]} times before retraining"] if BEFORE in told else []
+    after = [stage for stage in told if stage != BEFORE]
+    for many in dict.fromkeys(cases[stage] for stage in after):
+        alike = [stage for stage in after if cases[stage] == many]
+        paid = ", ".join(str(told[stage]) for stage in alike)
+        parts.append(f"{paid} of {many} times after it with {images_words(alike)}")
     if not parts:
         done = f"{len(study.outcomes)} of {study.cells} searches are done"
         return f"{done}; {FEWEST} draws of a searcher and a reference tell whether it was worth it"

@@ -166,16 +166,19 @@ def stage_words(stage: str) -> str:
     """A stage in a sentence."""
     if stage == BEFORE:
         return "before retraining"
-    return f"after retraining with {_images(stage)}"
+    return f"after retraining with {images_words([stage])}"
 
 
 def stage_header(stage: str) -> str:
     """A stage above a column."""
-    return BEFORE if stage == BEFORE else _images(stage)
+    return BEFORE if stage == BEFORE else images_words([stage])
 
 
-def _images(stage: str) -> str:
-    return "all images" if stage == "all" else f"{stage} image{'' if stage == '1' else 's'} a class"
+def images_words(stages: Sequence[str]) -> str:
+    """With how many images it was retrained, at one stage or at several."""
+    if list(stages) == ["all"]:
+        return "all images"
+    return f"{', '.join(stages)} image{'' if list(stages) == ['1'] else 's'} a class"
 
 
 def searches_table(study: MaskStudyView) -> Grid:

@@ -8,15 +8,23 @@ import altair as alt
 
 from kezuri.report import numbers
 from kezuri.report.mask_findings import headline
-from kezuri.report.mask_study import Difference, MaskStudyView, differences, share, stage_words
+from kezuri.report.mask_study import (
+    BEFORE,
+    Difference,
+    MaskStudyView,
+    differences,
+    share,
+    stage_header,
+    stage_words,
+)
 from kezuri.report.plots import Chart, over, titled
-from kezuri.report.theme import BLUE, GREY, INK, PALE, SKY, VERMILLION, WIDTH
+from kezuri.report.theme import BLUE, GREY, INK, SKY, VERMILLION, WIDTH
 
 LINE = 14
 """Height of one stage, or one reference, of a searcher."""
 
-AFTER = (SKY, BLUE, INK, PALE)
-"""Colours of the stages after retraining, in their order; more of them begin anew."""
+AFTER = (GREY, SKY, BLUE, INK)
+"""Colours of the stages after retraining, the last of them for the last stage; more of them begin anew."""
 
 LABELS = 110
 """What the names of searchers take of the width."""
@@ -38,18 +46,19 @@ def accuracy_chart(study: MaskStudyView) -> Chart | None:
         return None
     dense = study.dense * 100
     scale = _scale([row for sparsity in shown for row in rows[sparsity]], dense)
-    stages = [stage_words(stage) for stage in study.stages]
-    colours = [VERMILLION, *(AFTER[number % len(AFTER)] for number in range(len(stages) - 1))]
+    after = len(study.stages) - 1
+    colours = [VERMILLION, *(AFTER[-1 - number % len(AFTER)] for number in reversed(range(after)))]
+    lines = dict(zip(map(_line, study.stages), colours, strict=True))
     panels = []
     for sparsity in shown:
         last = sparsity == shown[-1]
         title = f"accuracy, {study.split} (%)" if last else None
         axis = alt.Axis(labels=last, ticks=last, domain=last)
         x = alt.X("value:Q", title=title, scale=scale, axis=axis)
-        panel = _panel(rows[sparsity], x, study.searchers, dict(zip(stages, colours, strict=True)), dense)
+        panel = _panel(rows[sparsity], x, study.searchers, lines, dense)
         panels.append(panel.properties(width=WIDTH - LABELS, title=_heading(f"{share(sparsity)} removed")))
     line = f"line: dense, {numbers.percent(study.dense)}"
-    words = f"Pale: every draw; bold: mean and one standard deviation; {line}"
+    words = f"Before, and after retraining with so many images; bold: mean, one standard deviation; {line}"
     return titled(alt.vconcat(*panels, spacing=10), headline(study), words)
 
 
@@ -68,11 +77,16 @@ def differences_chart(study: MaskStudyView) -> Chart | None:
         rows = [_difference(one) for one in shown if one.stage == stage]
         x = alt.X("value:Q", title="points ahead", scale=_scale(rows, 0.0), axis=alt.Axis(tickCount=4))
         panel = _panel(rows, x, names, colours, 0.0, labels=stage == stages[0])
-        words = stage_words(stage).replace("after retraining", "retrained")
         width = (WIDTH - LABELS) // len(stages)
-        panels.append(panel.properties(width=width, title=_heading(words)))
-    words = "Mean difference on the same draws with its 95 % interval; right of the line the search is ahead"
+        panels.append(panel.properties(width=width, title=_heading(_line(stage))))
+    words = (
+        "Mean difference on the same draws, 95 % interval, before and after retraining with images"
+    )
     return titled(alt.hconcat(*panels, spacing=14), headline(study), words)
+
+
+def _line(stage: str) -> str:
+    return stage_words(stage) if stage == BEFORE else stage_header(stage)
 
 
 def _accuracies(study: MaskStudyView, sparsity: float) -> list[Row]:
@@ -81,7 +95,7 @@ def _accuracies(study: MaskStudyView, sparsity: float) -> list[Row]:
         for stage in study.stages:
             found = study.accuracies(searcher, sparsity, stage)
             if found:
-                said = {"name": searcher, "line": stage_words(stage)}
+                said = {"name": searcher, "line": _line(stage)}
                 rows += [
                     {**said, "what": "draw", "of": f"draw {draw}", "value": right * 100}
                     for draw, right in found.items()

@@ -21,17 +21,22 @@ from kezuri.report.tradeoff import tradeoff_chart
 
 
 def write_report(folder: Path) -> Path:
-    """Writes `report.html` and `plots/*.png` of a run, finished or not.
+    """Writes `report.html` and `plots/*.png` of a run or of a study, finished or not.
 
     Returns:
         the path of the page.
 
     Raises:
-        DataError: the folder holds no run.
+        DataError: the folder holds neither.
         CorruptArtifact: a file of the run cannot be read.
         ResourceError: the disk is full or the folder cannot be written.
     """
-    run = RunView.read(Path(folder))
+    folder = Path(folder)
+    if StudyFolder(folder).record.is_file():
+        return write_study(folder)
+    if MaskStudyFolder(folder).record.is_file():
+        return write_mask_study(folder)
+    run = RunView.read(folder)
     home = RunFolder(run.path)
     charts = run_charts(run)
     return _write(home, run_page(run, charts), charts)
