@@ -79,9 +79,7 @@ def differences_chart(study: MaskStudyView) -> Chart | None:
         panel = _panel(rows, x, names, colours, 0.0, labels=stage == stages[0])
         width = (WIDTH - LABELS) // len(stages)
         panels.append(panel.properties(width=width, title=_heading(_line(stage))))
-    words = (
-        "Mean difference on the same draws, 95 % interval, before and after retraining with images"
-    )
+    words = "Mean difference on the same draws, 95 % interval, before and after retraining with images"
     return titled(alt.hconcat(*panels, spacing=14), headline(study), words)
 
 
