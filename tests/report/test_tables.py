@@ -81,3 +81,15 @@ def test_the_comparison_is_the_table_engineers_make_by_hand(make_run: MakeRun) -
     assert texts["size"] == "189"
     assert texts["hours"] == "4.0"
     assert "±" in grid.text()
+
+
+def test_the_comparison_counts_zeros_where_a_run_is_masked(make_run: MakeRun) -> None:
+    folders = [make_run("a", name="cut"), make_run("b", name="masked", rate=0.2)]
+    assert "zeros" not in [column.key for column in comparison_table(compare(folders)).columns]
+    masked = {"model": "final", "stage": "final", "of": "weights"}
+    zeros = Measurement("sparsity", 0.9741, "fraction", conditions=masked)
+    with (folders[1] / "measurements.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(zeros.to_json()) + "\n")
+    grid = comparison_table(compare(folders))
+    rows = {row["condition"]: row for row in json.loads(grid.json())}
+    assert rows["cut"]["zeros"] is None and rows["masked"]["zeros"] == 0.9741 and "97.41" in grid.text()

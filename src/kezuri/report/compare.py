@@ -51,6 +51,7 @@ class Condition:
     Attributes:
         accuracy: of the compressed model, a fraction. floor: what it had to keep, if anything.
         size, dense_size: bytes, compressed and before. latency: ms, median. hours: wall time of the run.
+        zeros: fraction of the weights, where they are masked.
         finished: whether every run of it ended; only then it can be on the front or best.
     """
 
@@ -68,6 +69,7 @@ class Condition:
     dense_size: float | None
     status: str
     floor: float | None = None
+    zeros: Spread | None = None
     on_front: bool = False
 
     @property
@@ -209,6 +211,7 @@ def condition_of(runs: Sequence[RunView], split: str, keep: float | None = None)
         dense_size=None if before is None else before.value,
         status="finished" if set(statuses) == {"finished"} else ", ".join(statuses),
         floor=floor,
+        zeros=_over(runs, "sparsity", of="weights"),
     )
 
 

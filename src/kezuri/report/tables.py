@@ -51,6 +51,7 @@ def comparison_table(comparison: Comparison) -> Grid:
     hours = max((c.hours.value for c in conditions if c.hours is not None), default=1.0)
     time = ("hours", 1.0) if hours >= 1 else ("minutes", 60.0)
     unit, scale = numbers.size_unit([c.size.value for c in conditions if c.size is not None])
+    masked = any(c.zeros is not None for c in conditions)
     columns = (
         Column("condition", "condition", align="left"),
         Column("rate", "rate %", spare=1),
@@ -61,20 +62,26 @@ def comparison_table(comparison: Comparison) -> Grid:
         Column("size", f"size {unit}"),
         Column("ratio", "smaller", spare=2),
         Column("params", "params", spare=5),
+        *([Column("zeros", "zeros %")] if masked else []),
         Column("macs", "MACs", spare=7),
         Column("latency", "latency ms", spare=2),
         Column("runs", "runs", spare=8),
         Column("status", "status", align="left", spare=6),
         Column("front", "front", align="left"),
     )
-    rows = tuple(_condition_row(c, time=time, scale=scale, best=c is comparison.best) for c in conditions)
+    rows = tuple(
+        _condition_row(c, time=time, scale=scale, masked=masked, best=c is comparison.best)
+        for c in conditions
+    )
     notes = [f"front: {FRONT} no other is smaller and as accurate; {BEST} the answer"]
     if any(len(c.folders) > 1 for c in conditions):
         notes.append(f"{PLUS_MINUS}: one standard deviation over runs that differ only by their seed")
     return Grid("", columns, rows, tuple(notes))
 
 
-def _condition_row(c: Condition, *, time: tuple[str, float], scale: float, best: bool) -> tuple[Cell, ...]:
+def _condition_row(
+    c: Condition, *, time: tuple[str, float], scale: float, masked: bool, best: bool
+) -> tuple[Cell, ...]:
     ratio = c.dense_size / c.size.value if c.dense_size and c.size and c.size.value else None
     mark = BEST if best else FRONT if c.on_front else ""
     return (
@@ -87,6 +94,7 @@ def _condition_row(c: Condition, *, time: tuple[str, float], scale: float, best:
         spread_cell(c.size, times=1 / scale),
         Cell(numbers.times(ratio), ratio),
         Cell(numbers.count(None if c.params is None else c.params.value), _mean(c.params)),
+        *([spread_cell(c.zeros, times=100, places=2)] if masked else []),
         Cell(numbers.count(None if c.macs is None else c.macs.value), _mean(c.macs)),
         spread_cell(c.latency),
         Cell(str(len(c.folders)), len(c.folders)),
