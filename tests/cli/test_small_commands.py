@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,38 @@ sys.exit("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "count"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_told_otherwise(told, count, tmp_path):
+    """Asked when torch is first imported, which is when OpenMP reads it."""
+    code = """
+import os, sys
+class Seen:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("before torch:", os.environ.get("GOMP_SPINCOUNT"))
+            sys.meta_path.remove(self)
+sys.meta_path.insert(0, Seen())
+from kezuri.cli.main import main
+sys.argv = ["kezuri", "list", "model"]
+main()
+"""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=kept | told,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"before torch: {count}\n")
 
 
 def test_a_check_loads_no_compiler(recipe, tmp_path):

@@ -58,6 +58,9 @@ def test_with_and_without_teacher_and_assistant_train_equally_long():
     assert train.epochs == distill.epochs == 8
     assert isinstance(chain, Distill) and chain.epochs * (len(chain.assistants) + 1) == 8
     assert all(cell.recipe["model"]["weights"] is None for cell in (alone, taught, assisted))
+    longer = made["distilled-assistant-longer"]
+    (chain,) = steps_of(longer)
+    assert longer.epochs == 16 and chain.epochs == distill.epochs  # the student; its assistant as long again
 
 
 def test_pruning_touches_one_kind_of_layers():

@@ -58,7 +58,7 @@ def test_all_of_them_hold_where_the_numbers_say_so(study):
     assert verdicts(view) == ["holds"] * 4
     quarter, assistant, conv, chain = findings(view)
     assert "ptq 24.0 % of" in quarter.numbers
-    assert "distilled-assistant 75.00 %; distilled 71.00 %" in assistant.numbers
+    assert "distilled-assistant 75.00 % in 4 epochs; distilled 71.00 % in 4 epochs" in assistant.numbers
     assert "69.00 %" in conv.numbers and "60.00 %" in conv.numbers
     assert "distill-prune-quantize, 8.5× smaller at −0.5 points" in chain.numbers
     assert "4 of 4 claims hold on mnist" in study_page(view, {})
@@ -79,6 +79,25 @@ def test_none_of_them_holds_where_the_numbers_say_so(study):
     )
     assert verdicts(view) == ["does not hold"] * 4
     assert "distill-prune-quantize is 8.5× smaller at −20 points" in findings(view)[3].numbers
+
+
+def test_of_the_chains_of_one_size_the_most_accurate_is_named(study):
+    rows = {"student": (0.7, 0), "distill-prune-quantize": (0.695, 6), "prune-distill-quantize": (0.699, 6)}
+    told = findings(study(rows))[3].numbers
+    assert "the smallest of them is prune-distill-quantize, 8.5× smaller at −0.1 points" in told
+    assert told.endswith("distill-prune-quantize is 8.5× smaller at −0.5 points")
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"), [({}, "does not hold"), ({"distilled-assistant-longer": (0.77, 0)}, "holds")]
+)
+def test_students_that_are_taught_equally_long_decide_about_assistants(study, more, verdict):
+    rows = {"student": (0.7, 0), "teacher": (0.75, 0), "distilled": (0.71, 0)}
+    found = findings(study({**rows, "distilled-assistant": (0.66, 0), **more}))[1]
+    assert found.verdict == verdict
+    told = ["distilled-assistant 66.00 % in", "distilled 71.00 % in"]
+    told = [f"{name} 77.00 % in" for name in more] + told
+    assert [found.numbers.index(words) for words in told] == sorted(map(found.numbers.index, told))
 
 
 def test_what_lies_within_the_spread_is_undecided(study):

@@ -53,6 +53,7 @@ def main() -> NoReturn:
     """Runs the command; what went wrong on purpose ends in one message and the error's own exit code."""
     if not sys.warnoptions:
         _only_our_warnings()
+    _yield_soon()
     # at exit nothing is left to collect but torch's own modules, and looking through them takes 0.3 s
     atexit.register(gc.freeze)
     try:
@@ -83,6 +84,16 @@ def _end_if_not_ours(error: Exception) -> None:
         _end(f"your code failed at {line}: {type(error).__name__}: {error}", UsageError.exit_code)
     if isinstance(error, OSError):
         _end(str(error), ResourceError.exit_code)
+
+
+def _yield_soon() -> None:
+    """Lets torch's waiting threads go to sleep after microseconds, before torch is imported.
+
+    By default they look for work for milliseconds, and take the time of whatever else runs: beside two busy
+    processes on two cores a training takes 1.3 to 1.7 times as long. Alone it makes no difference.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _only_our_warnings() -> None:

@@ -22,6 +22,8 @@ from kezuri.train.device import Device
 AGREEMENT, TOLERANCE = 0.98, 0.25
 """A number on the border of two steps may go either way, and after many layers a few in a hundred have."""
 IMAGES = 32
+MOVING = (torch.ops.aten.transpose.int, torch.ops.aten.permute.default)
+"""Operations that compute nothing; an exporter joins and renames them."""
 STRAY = 0.25
 """The fraction of a layer's numbers that may differ by a step or more."""
 
@@ -126,6 +128,8 @@ class _Watching(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         source = n.args[0] if n.args else None
-        if n.target is torch.ops.kezuri.rounded.default and isinstance(source, fx.Node):
+        if n.target is not torch.ops.kezuri.rounded.default or not isinstance(source, fx.Node):
+            return result
+        if source.target not in MOVING:
             self.found.setdefault(source.name, (result, float(n.args[1])))  # type: ignore[arg-type]
         return result

@@ -20,7 +20,7 @@ from kezuri.recipe.recipe import recipe_from_json
 METHODS: Mapping[str, str] = {
     "baseline": "the student by itself, and trained for twice as long",
     "distill": "the student taught by the teacher",
-    "assistant": "the same through an assistant, each of the two for half of the epochs",
+    "assistant": "the same through an assistant: each of the two for half of the epochs, and each for all",
     "ptq": "8 bits after training",
     "qat": "8 bits with training",
     "prune": "one half of the weights: global or local, channels or single weights, convolutions or dense",
@@ -149,7 +149,10 @@ class _Seed:
         made: Mapping[str, Sequence[Cell]] = {
             "baseline": [self._cell("student-longer", "baseline", 2, [self._train(2)])],
             "distill": [self._cell("distilled", "distill", 2, [self._distill(2)])],
-            "assistant": [self._cell("distilled-assistant", "assistant", 2, [self._distill(1, assist=True)])],
+            "assistant": [
+                self._cell("distilled-assistant", "assistant", 2, [self._distill(1, assist=True)]),
+                self._cell("distilled-assistant-longer", "assistant", 4, [self._distill(2, assist=True)]),
+            ],
             "ptq": [self._from_student("ptq", "ptq", 0, [{"use": "quantize", "train": "never"}])],
             "qat": [self._from_student("qat", "qat", 0.5, [self._quantize()])],
             "prune": self._prunings(),

@@ -73,14 +73,18 @@ def _assistant(study: StudyView) -> Finding:
     assisted, taught, base, teacher = rows
     if assisted is None or taught is None or base is None or teacher is None:
         return Finding(claim, "not measured", "needs the methods distill and assistant")
-    alone = study.row("student-longer")
+    longer, alone = study.row("distilled-assistant-longer"), study.row("student-longer")
     parts = [
         f"gap: the teacher has {numbers.times(_ratio(teacher, base, 'macs'))} the MACs, "
         f"{numbers.times(_ratio(teacher, base, 'params'))} the parameters and {_change(teacher, base)}",
-        *(f"{row.name} {_accuracy(row)}" for row in (assisted, taught, alone) if row is not None),
-        f"epochs each: {numbers.setting(assisted.epochs)}",
+        *(
+            f"{row.name} {_accuracy(row)} in {numbers.setting(row.epochs)} epochs"
+            for row in (longer, assisted, taught, alone)
+            if row is not None
+        ),
     ]
-    verdict = {1: "holds", 0: "undecided", -1: "does not hold"}[_compare(assisted, taught)]
+    # the claim is about students that are taught equally long; the assistant's own epochs come on top
+    verdict = {1: "holds", 0: "undecided", -1: "does not hold"}[_compare(longer or assisted, taught)]
     return Finding(claim, verdict, "; ".join(parts))  # type: ignore[arg-type]
 
 
@@ -105,7 +109,8 @@ def _chain(study: StudyView) -> Finding:
         return Finding(claim, "not measured", "needs the method chain")
     able = [row for row in study.rows if row.condition is not None and row.method != "teacher"]
     keeping = [row for row in able if _mean(row) >= _mean(base) - LOST]
-    smallest = min(keeping, key=_size)
+    least = min(map(_size, keeping))
+    smallest = max((row for row in keeping if _size(row) * SMALLER <= least), key=_mean)
     first = study.row("distill-prune-quantize") or chains[0]
     told = (
         f"{len(keeping)} of {len(able)} rows lose at most {numbers.points(LOST).lstrip('+')} against {BASE}; "
