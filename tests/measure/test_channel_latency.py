@@ -96,3 +96,13 @@ def test_a_model_that_cannot_be_exported_is_said_to_be_so() -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="above 0"):
         ChannelTimer(budget_seconds=0)
+
+
+def test_it_is_timed_where_asked() -> None:
+    with pytest.raises(UsageError, match="which torch does not run"):
+        ChannelTimer(runtime="torch")
+    pytest.importorskip("openvino")
+    _, found = timed(Small().eval(), ChannelTimer(runtime="openvino", budget_seconds=600))
+    assert found.dense is not None and found.channels and not found.untimed
+    held = {one.conditions["runtime"] for one in (found.dense, *found.channels.values())}
+    assert held == {"openvino"}

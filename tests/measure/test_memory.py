@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kezuri.core.errors import DataError
+from kezuri.core.errors import DataError, UsageError
 from kezuri.measure.memory import peak_memory
 
 SHAPE = (10, 10, 10)
@@ -38,3 +38,11 @@ def test_what_cannot_be_run_is_named(onnx_file: Path, tmp_path: Path) -> None:
         peak_memory(onnx_file, (3, 2, 2))
     with pytest.raises(DataError, match=r"no file .*absent\.onnx"):
         peak_memory(tmp_path / "absent.onnx", SHAPE)
+    with pytest.raises(UsageError, match="onnxruntime or openvino, got 'torch'"):
+        peak_memory(onnx_file, SHAPE, runtime="torch")
+
+
+def test_in_openvino_too(onnx_file: Path) -> None:
+    pytest.importorskip("openvino")
+    measured = peak_memory(onnx_file, SHAPE, runtime="openvino", repeats=1)
+    assert measured.value > WEIGHTS and measured.conditions["runtime"] == "openvino"

@@ -284,7 +284,7 @@ def test_a_cut_that_brings_nothing_is_refused_and_the_others_give_their_rate(
     ]
     assert found.low <= found.value <= found.high and found.unit == "ms"
     assert found.conditions["round"] == 1 and found.conditions["runtime"] == "onnxruntime"
-    assert " faster (onnxruntime, threads 1); " in hearing.said[0]
+    assert " faster (ONNX Runtime, threads 1); " in hearing.said[0]
     assert hearing.said[1].strip().startswith("expected: 1 left whole: cutting it saves")
 
 

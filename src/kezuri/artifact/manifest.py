@@ -12,7 +12,7 @@ from kezuri.artifact.atomic import read_json, sha256_of, write_json
 from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import CorruptArtifact
 
-PACKAGES = ("kezuri", "torch", "numpy", "onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("kezuri", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 def environment() -> dict[str, Any]:

@@ -22,6 +22,9 @@ def compress(
         float, typer.Option(help="Allowed change (-0.01 = one point), or the accuracy itself (0.9).")
     ] = -0.01,
     objective: Annotated[str, typer.Option(help="smallest or fastest.")] = "smallest",
+    runtime: Annotated[
+        str, typer.Option(help="Where it ships, is proved and is timed: onnxruntime or openvino.")
+    ] = "onnxruntime",
     weights: Annotated[
         Path | None, typer.Option(help="Trained weights, if the function does not load them.")
     ] = None,
@@ -88,7 +91,7 @@ def compress(
         "seed": seed,
         "model": {"use": model, "weights": None if weights is None else str(weights.resolve())},
         "data": {"use": data, "validation_from": validation_from},
-        "goal": {"objective": objective, "accuracy": keep_accuracy},
+        "goal": {"objective": objective, "accuracy": keep_accuracy, "runtime": runtime},
         "steps": steps,
     }
     text = yaml.safe_dump(content, sort_keys=False)

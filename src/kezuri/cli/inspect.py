@@ -43,9 +43,10 @@ def inspect(
     protect: Annotated[
         list[str] | None, typer.Option(help="Layers to leave whole: a name or a pattern; may be repeated.")
     ] = None,
-    ms: Annotated[bool, typer.Option("--ms/--no-ms", help="Time a channel of each, in ONNX Runtime.")] = True,
+    ms: Annotated[bool, typer.Option("--ms/--no-ms", help="Time a channel of each.")] = True,
     budget_seconds: Annotated[float, typer.Option(help="How long to time, in all.")] = 60.0,
-    threads: Annotated[str, typer.Option(help="Of ONNX Runtime: a number, or all.")] = "1",
+    threads: Annotated[str, typer.Option(help="Of the runtime: a number, or all.")] = "1",
+    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
     out: Annotated[Path | None, typer.Option(help="Also write a page with the drawing (HTML).")] = None,
     svg: Annotated[Path | None, typer.Option(help="Also write the drawing alone.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write everything as JSON.")] = None,
@@ -53,7 +54,7 @@ def inspect(
     """Shows every coupling of a model: layers, widths, what can go or why not, and what a channel costs."""
     shape = None if image is None else _shape(image)
     _check_files({"--out": (out, (".html", ".htm")), "--svg": (svg, (".svg",)), "--json": (json, (".json",))})
-    timer = _timer(threads, budget_seconds) if ms else None
+    timer = _timer(runtime, threads, budget_seconds) if ms else None
     from kezuri.recipe.subject import find_subject
 
     subject = find_subject(model, image_shape=shape, classes=classes, weights=weights, build=build)
@@ -63,7 +64,8 @@ def inspect(
     if out is None:
         _say("draw", "the same with --out inspect.html")
     if inspection.of("free") and not Path(model).is_dir():
-        _say("next", shlex.join(["kezuri", "compress", model, "--data", "FOLDER"]))
+        where = [] if runtime == "onnxruntime" else ["--runtime", runtime]
+        _say("next", shlex.join(["kezuri", "compress", model, "--data", "FOLDER", *where]))
 
 
 def _shape(image: str) -> tuple[int, int, int]:
@@ -88,7 +90,7 @@ def _check_files(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None:
             raise UsageError(f"{option} is a file that ends in {endings[0]}; got {path}")
 
 
-def _timer(threads: str, budget_seconds: float) -> "ChannelTimer":
+def _timer(runtime: str, threads: str, budget_seconds: float) -> "ChannelTimer":
     from kezuri.core.errors import UsageError
     from kezuri.measure.channel_latency import ChannelTimer
     from kezuri.runtime.runner import Threads, thread_count
@@ -97,7 +99,7 @@ def _timer(threads: str, budget_seconds: float) -> "ChannelTimer":
         raise UsageError(f"--threads is a number, or all; got {threads!r}")
     count: Threads = "all" if threads == "all" else int(threads)
     thread_count(count)
-    return ChannelTimer(threads=count, budget_seconds=budget_seconds)
+    return ChannelTimer(runtime=runtime, threads=count, budget_seconds=budget_seconds)
 
 
 def _inspected(subject: "Subject", protect: list[str], timer: "ChannelTimer | None") -> "Inspection":

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kezuri.core.errors import GoalUnreachable, UsageError
+from kezuri.core.measurement import runtime_title
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Goal:
         params: ceiling on the parameters, as a fraction of the dense model's in (0, 1], if any.
         size: ceiling on the file, in bytes, if any.
         latency: ceiling on the median latency, in milliseconds, if any.
+        runtime: where the model ships, the name of a runner (`kezuri list runner`): its file is proved there,
+            predicts there, and is timed there.
     """
 
     objective: Literal["smallest", "fastest"] = "smallest"
@@ -24,6 +27,7 @@ class Goal:
     params: float | None = None
     size: float | None = None
     latency: float | None = None
+    runtime: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         if self.objective not in ("smallest", "fastest"):
@@ -67,4 +71,5 @@ class Goal:
             parts.append(f"size ≤ {self.size / 1e6:g} MB")
         if self.latency is not None:
             parts.append(f"latency ≤ {self.latency:g} ms")
-        return f"{self.objective} model with {', '.join(parts)}"
+        where = "" if self.runtime == "onnxruntime" else f" in {runtime_title(self.runtime)}"
+        return f"{self.objective} model{where} with {', '.join(parts)}"

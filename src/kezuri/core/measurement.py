@@ -51,3 +51,11 @@ class Measurement:
             self.samples,
             {**self.conditions, **conditions},
         )
+
+
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
+
+
+def runtime_title(name: object) -> str:
+    """A runtime's name as people write it; of one that is not known, its registered name."""
+    return RUNTIMES.get(str(name), str(name)) if name else "unknown runtime"

@@ -1,4 +1,4 @@
-"""What one channel of a coupling costs in time: milliseconds, measured in ONNX Runtime."""
+"""What one channel of a coupling costs in time: milliseconds, measured in the runtime."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,7 @@ from kezuri.model.families import Coupling, Couplings
 from kezuri.model.shrink import Structure, structure_of
 from kezuri.runtime.export import export_onnx
 from kezuri.runtime.parity import TOLERANCE
-from kezuri.runtime.runner import Threads
-from kezuri.runtime.runners.onnxruntime import OnnxRuntime
+from kezuri.runtime.runner import Threads, file_runner
 from kezuri.runtime.sliced import SliceableExport
 
 RACES = 3
@@ -55,14 +54,17 @@ class ChannelTimer:
     is shared by all the channels removed. Couplings that share a weight are never cut together.
 
     Attributes:
-        threads: of ONNX Runtime.
+        runtime: the name of a runner that takes files.
+        threads: of the runtime.
         budget_seconds: wall time for everything; no group is begun that would probably end later.
     """
 
+    runtime: str = "onnxruntime"
     threads: Threads = 1
     budget_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        file_runner(self.runtime)
         if not self.budget_seconds > 0:
             raise UsageError(f"the time budget must be above 0 seconds, got {self.budget_seconds}")
 
@@ -138,6 +140,7 @@ class _Races:
         folder: Path,
     ) -> None:
         self.timer, self.couplings, self.image_shape = timer, couplings, image_shape
+        self.runner = file_runner(timer.runtime)
         self.model = copy.deepcopy(model).cpu().eval()
         self.cutter = Cutter(self.model, couplings, image_shape)
         self.whole, self.half = folder / "whole.onnx", folder / "half.onnx"
@@ -156,7 +159,7 @@ class _Races:
         try:
             self.export = SliceableExport(self.model, self.image_shape)
             self.export.write(Structure(), self.whole)
-            session = OnnxRuntime().prepare(self.whole, threads=self.timer.threads)
+            session = self.runner.prepare(self.whole, threads=self.timer.threads)
             dense = latency(session, self.image_shape, budget_seconds=RACE_SECONDS)
         except KezuriError as error:
             return ChannelLatencies(untimed=dict.fromkeys(_names(groups), str(error)))
@@ -185,7 +188,7 @@ class _Races:
         for _ in range(RACES):
             # anew each time, as where a session's memory happens to lie is worth a per cent
             sessions = {
-                name: OnnxRuntime().prepare(path, threads=self.timer.threads)
+                name: self.runner.prepare(path, threads=self.timer.threads)
                 for name, path in (("whole", self.whole), ("half", self.half))
             }
             raced = compare_latency(sessions, self.image_shape, budget_seconds=RACE_SECONDS)
@@ -216,8 +219,8 @@ class _Races:
         with torch.no_grad():
             expected = pytree.tree_leaves(small(torch.from_numpy(images)))[0].numpy()
         try:
-            found = OnnxRuntime().prepare(self.half).run(images)
-        except Exception:  # ONNX Runtime's own errors share no base: sizes do not fit
+            found = self.runner.prepare(self.half).run(images)
+        except Exception:  # a runtime's own errors share no base: sizes do not fit
             return False
         apart = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         return bool(apart <= TOLERANCE * np.abs(expected).max())

@@ -31,7 +31,7 @@ class Comparison:
 
 def latency(
     session: Session,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     *,
     batch: int = 1,
     calls: int = 200,
@@ -54,7 +54,7 @@ def latency(
 
 def compare_latency(
     sessions: Mapping[str, Session],
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     *,
     batch: int = 1,
     calls: int = 200,
@@ -64,7 +64,7 @@ def compare_latency(
 
     Args:
         sessions: by name; all on the same number of threads; ratios are against the first.
-        image_shape: (channels, height, width).
+        image_shape: of one image, (channels, height, width) for most.
         batch: images a call.
         calls: turns at most; `budget_seconds` of wall time for all sessions may end them earlier.
 

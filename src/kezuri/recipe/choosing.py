@@ -206,7 +206,7 @@ def _decided(
 ) -> Chosen:
     """Proposes, times, refuses and proves; says what is expected."""
     costs = Costs(state.model, couplings, resources.example)
-    with Timing(costs) if order.is_timed else nullcontext() as timing:
+    with Timing(costs, resources.goal.runtime) if order.is_timed else nullcontext() as timing:
         proposing = Proposing(order, state.model, costs, prospect.evidence, timing, dense)
         decision, _ = proposing.proved()
         reached = _reached(proposing, decision)

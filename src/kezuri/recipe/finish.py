@@ -14,7 +14,7 @@ from kezuri.measure.damage import damage
 from kezuri.measure.efficiency import efficiency
 from kezuri.measure.latency import compare_latency
 from kezuri.measure.macs import cost
-from kezuri.measure.memory import peak_memory
+from kezuri.measure.memory import RUNTIMES, peak_memory
 from kezuri.measure.size import file_sizes, weights_size
 from kezuri.measure.sparsity import sparsity
 from kezuri.model.program import Program
@@ -24,8 +24,7 @@ from kezuri.recipe.answer import answer
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.runtime.export import export_onnx
 from kezuri.runtime.parity import Parity, check_parity
-from kezuri.runtime.runner import Threads
-from kezuri.runtime.runners.onnxruntime import OnnxRuntime
+from kezuri.runtime.runner import Runner, Threads, file_runner
 from kezuri.train import evaluate
 
 STAGE = "final"
@@ -45,8 +44,8 @@ class _Shipped:
 def finish(dense: ModelState, final: ModelState, resources: Resources, folder: RunFolder) -> None:
     """Exports, proves and measures the dense and the final model, and writes the answer.
 
-    Predictions, and so accuracies, are those of ONNX Runtime on the exported file. The test images are used
-    here and nowhere else.
+    Predictions, and so test accuracies, are those of the goal's runtime on the exported file. The test
+    images are used here and nowhere else.
 
     Raises:
         ParityFailed: an exported model does not answer as the PyTorch one.
@@ -78,17 +77,18 @@ def ship(state: ModelState, resources: Resources, path: Path) -> tuple[Path, Par
         ModelError: the model cannot be exported.
     """
     data, device = resources.data, resources.device
+    runner = file_runner(resources.goal.runtime)
     if state.quantization is None:
         onnx = export_onnx(state.model, data.image_shape, path)
-        return onnx, check_parity(state.model, onnx, data.validation, device=device)
+        return onnx, check_parity(state.model, onnx, data.validation, device=device, runner=runner)
     assert isinstance(state.model, Program)
     onnx = export_quantized(state.model, data.image_shape, path)
-    return onnx, check_quantized_parity(state.model, onnx, data.validation, device=device)
+    return onnx, check_quantized_parity(state.model, onnx, data.validation, device=device, runner=runner)
 
 
 def _alone(one: _Shipped, resources: Resources) -> list[Measurement]:
     """What is measured of each model by itself."""
-    shape = resources.data.image_shape
+    shape, runtime = resources.data.image_shape, resources.goal.runtime
     validation = evaluate(one.state.model, resources.data.validation, device=resources.device)
     correct = int((validation.predictions == validation.labels).sum())
     rows = [
@@ -96,31 +96,31 @@ def _alone(one: _Shipped, resources: Resources) -> list[Measurement]:
         *cost(one.state.model, shape),
         *file_sizes(one.onnx),
         *([weights_size(one.state.model)] if one.state.quantization is None else []),
-        peak_memory(one.onnx, shape),
+        *([peak_memory(one.onnx, shape, runtime=runtime)] if runtime in RUNTIMES else []),
     ]
     return rows + list(sparsity(one.state.model)) if one.state.masks is not None else rows
 
 
 def _together(shipped: list[_Shipped], resources: Resources) -> list[Measurement]:
     """What is measured of the models against each other."""
-    data = resources.data
+    data, runner = resources.data, file_runner(resources.goal.runtime)
     split, part = ("test", data.test) if data.test is not None else ("validation", data.validation)
     rows: list[Measurement] = []
     predictions: dict[str, Tensor] = {}
     for one in shipped:
-        predictions[one.name] = _predict(one.onnx, part)
+        predictions[one.name] = _predict(one.onnx, part, runner)
         correct = int((predictions[one.name] == part.labels).sum())
         if split == "test":
             rows.append(
                 accuracy_measurement(correct, len(part), split=split).under(
-                    model=one.name, runtime="onnxruntime"
+                    model=one.name, runtime=resources.goal.runtime
                 )
             )
         megabytes = one.onnx.stat().st_size
         rows.append(efficiency(correct / len(part), megabytes).under(model=one.name, split=split))
     everyone: tuple[Threads, ...] = (1, "all")
     for threads in everyone:
-        sessions = {one.name: OnnxRuntime().prepare(one.onnx, threads=threads) for one in shipped}
+        sessions = {one.name: runner.prepare(one.onnx, threads=threads) for one in shipped}
         raced = compare_latency(sessions, data.image_shape, budget_seconds=LATENCY_SECONDS)
         rows += [m.under(model=name) for name, m in raced.latencies.items()]
         rows.append(raced.speedups["final"].under(model="final", threads=threads))
@@ -128,7 +128,7 @@ def _together(shipped: list[_Shipped], resources: Resources) -> list[Measurement
     return rows + [m.under(model="final", split=split) for m in changed]
 
 
-def _predict(onnx: Path, part: Part) -> Tensor:
-    session = OnnxRuntime().prepare(onnx, threads="all")
+def _predict(onnx: Path, part: Part, runner: Runner) -> Tensor:
+    session = runner.prepare(onnx, threads="all")
     answers = [torch.from_numpy(session.run(b.images.numpy())).argmax(1) for b in part.batches(BATCH)]
     return torch.cat(answers)

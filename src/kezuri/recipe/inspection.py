@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from kezuri.artifact.inspection import InspectedCoupling, InspectedLayer, Inspection, State, Touch
+from kezuri.core.measurement import runtime_title
 from kezuri.core.progress import Progress
 from kezuri.measure.channel_cost import ChannelCosts, channel_costs
 from kezuri.measure.channel_latency import RACES, ChannelLatencies, ChannelTimer
@@ -68,9 +69,9 @@ def inspect_model(
 def _how(timer: ChannelTimer) -> str:
     threads = {1: "1 thread", "all": "all threads"}.get(timer.threads, f"{timer.threads} threads")
     return (
-        f"ONNX Runtime, {threads}, one image: the whole model in turns with one that has lost half the "
-        f"channels of a coupling and of those alike; the time saved, shared by the channels removed. "
-        f"Median of {RACES} races and their range"
+        f"{runtime_title(timer.runtime)}, {threads}, one image: the whole model in turns with one "
+        "that has lost half the channels of a coupling and of those alike; the time saved, shared by the "
+        f"channels removed. Median of {RACES} races and their range"
     )
 
 

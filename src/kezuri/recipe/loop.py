@@ -118,8 +118,9 @@ class Loop:
         if budget is None or couplings is None:
             return None
         costs = Costs(self.start.model, couplings, self.resources.example)
-        is_timed = not NEAR.keys().isdisjoint(budget)
-        return Meters(costs, self._open.enter_context(Timing(costs)) if is_timed else None)
+        timed = not NEAR.keys().isdisjoint(budget)
+        timing = Timing(costs, self.resources.goal.runtime) if timed else None
+        return Meters(costs, self._open.enter_context(timing) if timing else None)
 
     def _baseline(self) -> Record:
         name = f"{self.stage}.round-0"

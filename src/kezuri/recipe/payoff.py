@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kezuri.core.errors import UsageError
-from kezuri.core.measurement import Measurement
+from kezuri.core.measurement import Measurement, runtime_title
 from kezuri.model.coupling import Couplings
 from kezuri.model.shrink import structure_of
 from kezuri.prune.units import likeness
@@ -47,7 +47,7 @@ class Payoff:
 
     def __str__(self) -> str:
         ratio, after = self.speedup, self.after
-        where = f"{after.conditions['runtime']}, threads {after.conditions['threads']}"
+        where = f"{runtime_title(after.conditions['runtime'])}, threads {after.conditions['threads']}"
         lines = [
             f"{_spread(self.before, 'ms')} → {_spread(after, 'ms')}, {_spread(ratio, 'times')} faster "
             f"({where}); {self.size_before.value / 1e6:.3g} → {self.size_after.value / 1e6:.3g} MB"

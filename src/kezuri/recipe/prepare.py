@@ -19,6 +19,7 @@ from kezuri.model.load import ModelSpec, check_fits, load_model
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.parts import parts_in
 from kezuri.recipe.recipe import Recipe
+from kezuri.runtime.runner import file_runner
 from kezuri.train import choose_device
 
 IN_MEMORY = "<in memory>"
@@ -118,7 +119,9 @@ def prepare(
     Raises:
         DataError: data or weights are missing or damaged.
         ModelError: the model cannot be built, or does not fit the data.
+        UsageError: the goal's runtime is not installed, or runs no files.
     """
+    file_runner(recipe.goal.runtime)
     where = choose_device(device)
     loaded = data if data is not None else _load(recipe, data_root)
     inputs = {"data": loaded.fingerprint}

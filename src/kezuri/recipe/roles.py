@@ -23,13 +23,15 @@ def _roles() -> dict[Any, Registry[Any]]:
     from kezuri.quantization.observer import Observer, observers
     from kezuri.quantization.rounding import Rounding, roundings
     from kezuri.recipe.step import Step, steps
+    from kezuri.runtime.runner import Runner, runners
     from kezuri.train.lr_schedules import LrSchedule, lr_schedules
     from kezuri.train.optimizers import Optimizer, optimizers
 
     import_module("kezuri.distillation")
     import_module("kezuri.quantization.observers")
     import_module("kezuri.quantization.roundings")
-    import_module("kezuri.recipe.steps")  # their members register themselves
+    import_module("kezuri.recipe.steps")
+    import_module("kezuri.runtime.runners")  # their members register themselves
     return {
         Allocation: allocations,
         Augment: augmentations,
@@ -44,6 +46,7 @@ def _roles() -> dict[Any, Registry[Any]]:
         Optimizer: optimizers,
         Regularizer: regularizers,
         Rounding: roundings,
+        Runner: runners,
         Schedule: schedules,
         Scope: scopes,
         Step: steps,

@@ -29,7 +29,7 @@ from kezuri.recipe.proposing import blocked
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.recipe.teaching import objective_of
 from kezuri.runtime.export import export_onnx
-from kezuri.runtime.runners.onnxruntime import OnnxRuntime
+from kezuri.runtime.runner import file_runner
 from kezuri.train import evaluate, fit
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Outcome:
         state: the retrained model.
         accuracy: on the validation images, as a fraction.
         size: bytes of its weights.
-        latency: milliseconds an image in ONNX Runtime on one thread, where it was asked for.
+        latency: milliseconds an image in the goal's runtime on one thread, where it was asked for.
         measurements: all that was measured.
         layers: channels of each layer since the recipe began, with the reason where nothing may be cut.
     """
@@ -243,7 +243,8 @@ def _accuracy(found: Any, split: str) -> Measurement:
 def _latency(model: nn.Module, resources: Resources) -> Measurement:
     with TemporaryDirectory() as folder:
         path = export_onnx(model, resources.data.image_shape, Path(folder) / "model.onnx")
-        return latency(OnnxRuntime().prepare(path), resources.data.image_shape, budget_seconds=3.0)
+        session = file_runner(resources.goal.runtime).prepare(path)
+        return latency(session, resources.data.image_shape, budget_seconds=3.0)
 
 
 def _layers(

@@ -64,7 +64,7 @@ class Timing(AbstractContextManager["Timing"]):
         """
         self.costs = costs
         self.runner = runners[runtime]()
-        self.exports = runtime != "torch"
+        self.exports = self.runner.takes == "file"
         self.threads: Threads = threads
         self.shape = timed_shape(costs.inputs)
         self._folder = TemporaryDirectory()

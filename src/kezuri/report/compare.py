@@ -51,7 +51,7 @@ class Condition:
     Attributes:
         accuracy: of the compressed model, a fraction. floor: what it had to keep, if anything.
         size, dense_size: bytes, compressed and before. latency: ms, median. hours: wall time of the run.
-        zeros: fraction of the weights, where they are masked.
+        zeros: fraction of the weights, where they are masked. runtime: what latency was taken in.
         finished: whether every run of it ended; only then it can be on the front or best.
     """
 
@@ -70,6 +70,7 @@ class Condition:
     status: str
     floor: float | None = None
     zeros: Spread | None = None
+    runtime: str | None = None
     on_front: bool = False
 
     @property
@@ -212,6 +213,7 @@ def condition_of(runs: Sequence[RunView], split: str, keep: float | None = None)
         status="finished" if set(statuses) == {"finished"} else ", ".join(statuses),
         floor=floor,
         zeros=_over(runs, "sparsity", of="weights"),
+        runtime=next((m.conditions.get("runtime") for run in runs if (m := run.final("latency"))), None),
     )
 
 
@@ -222,7 +224,7 @@ def _accuracy(runs: Iterable[RunView], split: str) -> Spread | None:
 
 
 def _latency(runs: Sequence[RunView]) -> Spread | None:
-    ways: list[dict[str, Any]] = [{"runtime": "onnxruntime", "threads": 1}, {"threads": 1}, {}]
+    ways: list[dict[str, Any]] = [{"threads": 1}, {}]
     return next((found for way in ways if (found := _over(runs, "latency", **way)) is not None), None)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 from kezuri.artifact.inspection import InspectedCoupling, Inspection, Touch
+from kezuri.core.measurement import runtime_title
 from kezuri.report import markup, numbers
 from kezuri.report.grid import Cell, Column, Grid, printable
 from kezuri.report.inspection import about, blocked, channel_time, headline, rewritten, spread, untimed, width
@@ -73,8 +74,13 @@ def _tiles(inspection: Inspection) -> Iterable[tuple[str, str, str]]:
     yield "MACs", numbers.count(inspection.macs), f"images {'×'.join(map(str, inspection.image_shape))}"
     found = inspection.latency
     if found is not None:
+        where = runtime_title(found.conditions.get("runtime"))
         ends = " to ".join(numbers.significant(value) for value in (found.low, found.high))
-        yield "one image", numbers.milliseconds(found.value), f"{ends} ms, ONNX Runtime"
+        yield (
+            "one image",
+            numbers.milliseconds(found.value),
+            f"{ends} ms, {where}",
+        )
 
 
 def _caption() -> str:

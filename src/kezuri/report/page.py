@@ -246,12 +246,18 @@ def _bits(run: RunView) -> str:
     return markup.fold("All layers", markup.table(bits_table(run))) + markup.paragraph(note, "note")
 
 
+def _runtime(run: RunView) -> str:
+    """Where the run ships: a runtime's name, which is its package's."""
+    goal = run.recipe.get("goal")
+    return str(goal.get("runtime")) if isinstance(goal, dict) else ""
+
+
 def _reproduce(run: RunView) -> Iterable[str]:
     versions = run.manifest.get("packages")
     known = versions if isinstance(versions, dict) else {}
     pins = [
         f'"{name}=={str(known[name]).partition("+")[0]}"'
-        for name in ("kezuri", "torch", "onnxruntime")
+        for name in dict.fromkeys(("kezuri", "torch", "onnxruntime", _runtime(run)))
         if known.get(name)
     ]
     lines = [f"pip install {' '.join(pins)}"] if pins else []

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from kezuri.core.measurement import Measurement
+from kezuri.core.measurement import Measurement, runtime_title
 from kezuri.report import numbers
 from kezuri.report.compare import Comparison, Condition, Spread
 from kezuri.report.grid import Cell, Column, Grid
@@ -74,6 +74,13 @@ def comparison_table(comparison: Comparison) -> Grid:
         for c in conditions
     )
     notes = [f"front: {FRONT} no other is smaller and as accurate; {BEST} the answer"]
+    timed = dict.fromkeys(c.runtime for c in conditions if c.latency is not None)
+    if len(timed) == 1:
+        notes.append(f"latency: {runtime_title(next(iter(timed)))}, one image")
+    elif timed:
+        held = {name: [c.name for c in conditions if c.latency and c.runtime == name] for name in timed}
+        each = "; ".join(f"{runtime_title(name)}: {', '.join(names)}" for name, names in held.items())
+        notes.append(f"latency: not in one runtime ({each})")
     if any(len(c.folders) > 1 for c in conditions):
         notes.append(f"{PLUS_MINUS}: one standard deviation over runs that differ only by their seed")
     return Grid("", columns, rows, tuple(notes))
@@ -159,25 +166,15 @@ def _latencies(run: RunView) -> Iterable[tuple[Cell, ...]]:
         amount = {1: "1 thread", "all": "all threads"}.get(threads, f"{threads} threads")
         images = f", batch {batch}" if batch not in (None, 1) else ""
         dense, final = run.dense("latency", **said), run.final("latency", **said)
-        yield _row(f"latency, {_runtime(runtime)}, {amount}{images}", dense, final, "faster")
+        yield _row(f"latency, {runtime_title(runtime)}, {amount}{images}", dense, final, "faster")
 
 
 def _others(run: RunView) -> Iterable[tuple[Cell, ...]]:
     for runtime in _conditions(run, "memory", "runtime"):
         dense, final = run.dense("memory", runtime=runtime), run.final("memory", runtime=runtime)
-        yield _row(f"peak memory, {_runtime(runtime)}", dense, final, "smaller")
+        yield _row(f"peak memory, {runtime_title(runtime)}", dense, final, "smaller")
     dense, final = run.dense("efficiency"), run.final("efficiency")
     yield _row("efficiency (accuracy per size)", dense, final, "more")
-
-
-def _runtime(name: object) -> str:
-    known = {
-        "onnxruntime": "ONNX Runtime",
-        "torch": "PyTorch",
-        "openvino": "OpenVINO",
-        None: "unknown runtime",
-    }
-    return known.get(name if isinstance(name, str) else None, str(name)) if name else known[None]
 
 
 def _conditions(run: RunView, metric: str, condition: str) -> list[Any]:

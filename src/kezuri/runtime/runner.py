@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,16 @@ class Session(Protocol):
 
 
 class Runner(Protocol):
-    """One way of running a model; a frozen dataclass."""
+    """One way of running a model; a frozen dataclass.
+
+    Attributes:
+        takes: an ONNX file, or a module as it is.
+    """
+
+    takes: ClassVar[Literal["file", "module"]]
+
+    def check_installed(self) -> None:
+        """Raises UsageError, with what to install, if this runner cannot work here."""
 
     def prepare(self, model: Path | nn.Module, *, threads: Threads = 1) -> Session:
         """Loads a model to run on `threads` threads.
@@ -52,6 +61,21 @@ class Runner(Protocol):
 
 
 runners: Registry[type[Runner]] = Registry("runner")
+
+
+def file_runner(name: str) -> Runner:
+    """The runner of this name, for ONNX files.
+
+    Raises:
+        UnknownName: there is none.
+        UsageError: it takes no files, or is not installed.
+    """
+    runner: Runner = runners[name]()
+    if runner.takes != "file":
+        able = ", ".join(sorted(one for one, kind in runners.items() if kind.takes == "file"))
+        raise UsageError(f"what ships is an ONNX file, which {name} does not run (these do: {able})")
+    runner.check_installed()
+    return runner
 
 
 def thread_count(threads: Threads) -> int:

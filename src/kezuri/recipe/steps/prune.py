@@ -43,13 +43,13 @@ class Prune:
         keep: the accuracy to keep, when it is not the recipe's goal.
         saturation: end when a round of cutting makes the model smaller by less than this fraction.
         ignore: layers to leave alone, by name or pattern.
-        payoff: seconds to time what each round would cut, in ONNX Runtime and before it is retrained; layers
-            whose cut brings neither time nor size stay whole in that round. 0 times nothing.
+        payoff: seconds to time what each round would cut, in the goal's runtime and before it is retrained;
+            layers whose cut brings neither time nor size stay whole in that round. 0 times nothing.
         search: tries whole masks instead of removing what the criterion ranks lowest, round after round:
             search, retrain, search. The criterion is where it begins; weights that went stay gone.
         budget: ceilings to end at: of `params`, `macs`, `size` (bytes of the ONNX file) and `latency`
-            (milliseconds an image in ONNX Runtime, one thread). Numbers below 1 are fractions of what the
-            model was before the first round. Rates are then the most that a round removes.
+            (milliseconds an image in the goal's runtime, one thread). Numbers below 1 are fractions of what
+            the model was before the first round. Rates are then the most that a round removes.
     """
 
     compresses: ClassVar[bool] = True

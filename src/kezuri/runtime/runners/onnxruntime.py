@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -23,11 +24,6 @@ class OnnxRuntimeSession:
         self._session = session
         self._input = session.get_inputs()[0]
 
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """What an image must look like, (C, H, W) for most."""
-        return tuple(self._input.shape[1:])
-
     def run(self, images: Images) -> Logits:
         images = np.ascontiguousarray(images, dtype=np.float32)
         wanted = self._input.shape
@@ -44,6 +40,11 @@ class OnnxRuntimeSession:
 @dataclass(frozen=True)
 class OnnxRuntime:
     """Runs an ONNX file with ONNX Runtime's CPU kernels, all graph optimisations on."""
+
+    takes: ClassVar[Literal["file", "module"]] = "file"
+
+    def check_installed(self) -> None:
+        """Kezuri does not import without it."""
 
     def prepare(self, model: Path | nn.Module, *, threads: Threads = 1) -> OnnxRuntimeSession:
         if not isinstance(model, Path):

@@ -1,8 +1,10 @@
 """OpenVINO on the CPU, where its package is installed (`pip install 'kezuri[openvino]'`)."""
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import nn
@@ -36,13 +38,16 @@ class OpenVinoSession:
 class OpenVino:
     """Runs an ONNX file with OpenVINO's CPU kernels, in float32 where the file has floats."""
 
+    takes: ClassVar[Literal["file", "module"]] = "file"
+
+    def check_installed(self) -> None:
+        if find_spec("openvino") is None:
+            raise UsageError("OpenVINO is not installed (pip install 'kezuri[openvino]')")
+
     def prepare(self, model: Path | nn.Module, *, threads: Threads = 1) -> OpenVinoSession:
         if not isinstance(model, Path):
             raise UsageError(f"openvino runs an ONNX file, got a {type(model).__name__}: export it first")
-        try:
-            import openvino
-        except ImportError as error:
-            raise UsageError("OpenVINO is not installed (pip install 'kezuri[openvino]')") from error
+        self.check_installed()
         if not model.is_file():
             raise DataError(f"no file {model} to run")
         settings = {
@@ -52,8 +57,20 @@ class OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            core = openvino.Core()
+            core = _core()
             compiled = core.compile_model(core.read_model(str(model)), "CPU", settings)
         except Exception as error:
             raise DataError(f"OpenVINO cannot load {model}: {str(error).splitlines()[0]}") from error
         return OpenVinoSession(compiled, threads)
+
+
+@cache
+def _core() -> Any:
+    """The one OpenVINO of this process, which is never let go.
+
+    The CPU plugin of every `Core` puts a signal stack of its own on the thread and frees it with the `Core`.
+    Where two have lived at once the freed stack stays in use, and the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ class TorchSession:
 @dataclass(frozen=True)
 class Torch:
     """Runs a module as it is, uncompiled; changing the module later does not change the session."""
+
+    takes: ClassVar[Literal["file", "module"]] = "module"
+
+    def check_installed(self) -> None:
+        """Kezuri does not import without it."""
 
     def prepare(self, model: Path | nn.Module, *, threads: Threads = 1) -> TorchSession:
         if not isinstance(model, nn.Module):
