@@ -260,7 +260,8 @@ def test_an_estimate_counts_the_whole_chain(ready, tmp_path):
 
 
 CHAIN = f"""\
-  - {{use: distill, epochs: 6, lr: 0.05, batch_size: 30, student: {SMALL}, loss: {{use: hint, beside: logits}}, assistants: [{{use: resnet8, options: {{width: 0.25}}}}]}}
+  - {{use: distill, epochs: 12, lr: 0.05, batch_size: 30, student: {SMALL},
+     loss: {{use: hint, weight: 1, beside: logits}}, assistants: [{{use: resnet8, options: {{width: 0.25}}}}]}}
   - {{use: prune, criterion: l2, schedule: {{use: one_shot, sparsity: 0.2}},
      finetune: {{{QUICK}, lr_ratio: 1, distill: {{}}}}}}
 """
@@ -284,9 +285,13 @@ def test_a_run_with_a_student_stopped_anywhere_ends_the_same(ready, resources, t
     there = replace(there, dense=state)
     for stage, step in zip(("1-distill", "2-prune"), prepared.recipe.steps, strict=True):
         state = step.apply(state, there, stage=stage)
-    for after in (5, 30, 15):  # in the assistant's training, in the student's, in the retraining
+    # in the assistant's training, in the student's, in the retraining
+    for after, made in ((5, "training/1"), (64, "training/student"), (34, "model")):
+        assert not list(tmp_path.glob(f"learn-*/stages/1-distill/{made}"))
         with pytest.raises(Interrupted):
             run(ready(CHAIN), runs=tmp_path, threads=1, listener=Stopping(after))
+        assert list(tmp_path.glob(f"learn-*/stages/1-distill/{made}"))
+    assert not list(tmp_path.glob("learn-*/stages/2-prune/model"))
     folder = run(ready(CHAIN), runs=tmp_path, threads=1)
     dense, final = (read_model(folder.model(name)) for name in ("dense", "final"))
     assert same(weights(final.model), weights(state.model))
