@@ -33,7 +33,7 @@ from kezuri import export_onnx
 from kezuri.core.measurement import Measurement
 from kezuri.measure.latency import compare_latency
 from kezuri.model.load import ModelSpec, load_model
-from kezuri.quantization.post_training import quantize
+from kezuri.quantization.quantize import quantize
 from kezuri.recipe.prune_channels import prune_channels
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 

@@ -28,8 +28,8 @@ from kezuri import Training, evaluate, fit, load_data, load_model
 from kezuri.data import Data
 from kezuri.data.augment import Flip, PadCrop
 from kezuri.quantization.fake import Ranges
-from kezuri.quantization.post_training import quantize
 from kezuri.quantization.qat import ScalesUndecayed
+from kezuri.quantization.quantize import quantize
 from kezuri.train.loop import Loop
 
 NORMALIZE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what the published weights were trained with

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kezuri.prune.select import select_masks as select_masks
     from kezuri.quantization.portable import read_model as read_model
     from kezuri.quantization.portable import save_model as save_model
-    from kezuri.quantization.post_training import quantize as quantize
+    from kezuri.quantization.quantize import quantize as quantize
     from kezuri.recipe.compress import compress as compress
     from kezuri.recipe.distill import distill as distill
     from kezuri.recipe.prepare import prepare as prepare
@@ -45,7 +45,7 @@ _HOMES = {
     "cut": "kezuri.model.proof",
     "gather": "kezuri.prune.gather",
     "select_masks": "kezuri.prune.select",
-    "quantize": "kezuri.quantization.post_training",
+    "quantize": "kezuri.quantization.quantize",
     "compress": "kezuri.recipe.compress",
     "distill": "kezuri.recipe.distill",
     "prepare": "kezuri.recipe.prepare",

@@ -9,7 +9,7 @@ from kezuri.core.errors import Interrupted, UsageError
 from kezuri.data.augment import CutMix, Flip, Mixup
 from kezuri.distillation import Attention, Decoupled, Distillation, Hint, Logits
 from kezuri.model.program import as_program
-from kezuri.quantization.post_training import quantize
+from kezuri.quantization.quantize import quantize
 from kezuri.train import NullProgress, Training, estimate_step_seconds, fit
 from kezuri.train.optimizers import SGD, Adam
 

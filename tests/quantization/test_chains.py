@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,3 +66,26 @@ def test_equalization_helps_where_channels_were_rescaled():
         calibrate_(found, [(X,)], PostTraining(equalize=equalize))
         errors.append(float((found.network(X) - model(X)).square().mean()))
     assert errors[1] < errors[0] / 10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("run", "parts"),
+    [
+        (lambda net, x: net.b(F.relu(net.a(x)).flatten(2)), {"b": nn.Linear(SIDE**2, 6)}),
+        (lambda net, x: net.b(F.relu(net.a(x))), {"b": nn.Linear(SIDE, 6)}),
+        (lambda net, x: net.b(F.relu(net.a(x)).transpose(1, 3)), {"b": nn.Linear(4, 6)}),
+        (
+            lambda net, x: net.c(net.b(F.relu(net.a(x)).flatten(2))),
+            {"b": nn.Linear(SIDE**2, 4), "c": nn.Conv1d(4, 6, 1)},
+        ),
+    ],
+)
+def test_what_reads_something_else_than_channels_is_no_follower(run, parts):
+    model = Net(run, a=conv(3, 4), **parts).eval()
+    model.a.weight.mul_(torch.tensor([1.0, 10.0, 0.1, 1.0]).view(-1, 1, 1, 1))
+    found = prepared(model)
+    x = noise(8, 3, SIDE, SIDE)
+    expected = model(x)
+    equalize_network_(found)
+    torch.testing.assert_close(found.network.eval()(x), expected, rtol=1e-4, atol=1e-4)

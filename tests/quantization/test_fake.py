@@ -5,7 +5,7 @@ import torch
 
 from kezuri.core.errors import MissingEvidence, UsageError
 from kezuri.quantization.affine import Grid
-from kezuri.quantization.fake import FakeQuant, WeightQuant
+from kezuri.quantization.fake import DROPPED, FakeQuant, WeightQuant
 from kezuri.quantization.observers.min_max import MinMax
 
 from .nets import noise
@@ -105,3 +105,61 @@ def test_half_precision_passes():
     weight = WeightQuant("layer", Grid(8, symmetric=True), 4, 0)
     weight.on = True
     assert weight(noise(4, 3).half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_moving_ranges_arrive_at_what_passes(bits):
+    """Also where zero is in the middle, whose place is rounded at every step."""
+    one = FakeQuant(Grid(bits))
+    one.fit(torch.tensor(-1.0), torch.tensor(1.0))
+    one.on, one.ranges = True, "moving"
+    for _ in range(2000):
+        one(torch.linspace(-0.3, 2, 100))
+    low = -float(one.scale) * int(one.zero_point)
+    assert low == pytest.approx(-0.3, abs=float(one.scale))
+    assert low + float(one.scale) * one.grid.high == pytest.approx(2, abs=float(one.scale))
+
+
+def test_moving_ranges_pass_over_what_is_not_finite():
+    one = FakeQuant(Grid(8))
+    one.fit(torch.tensor(-1.0), torch.tensor(1.0))
+    one.on, one.ranges = True, "moving"
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    one(torch.tensor([0.5, float("inf")]))
+    one(torch.tensor([0.5, float("nan")]))
+    assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
+
+
+def test_what_dropout_scaled_passes_in_training_and_is_rounded_after():
+    one = settled(torch.linspace(0, 1, 11))
+    x = torch.tensor([0.0, 1.9])
+    assert one.train()(x, DROPPED) is x
+    assert float(one.eval()(x, DROPPED).max()) == pytest.approx(1)
+
+
+def test_no_learned_step_reaches_beyond_a_ceiling():
+    one = FakeQuant(Grid(8), ceiling=6.0)
+    one.fit(torch.tensor(0.0), torch.tensor(7.0))
+    assert float(one.scale) * 255 == pytest.approx(6)
+    one.on = True
+    one.learn()
+    one.scale.data.mul_(1.1)
+    assert float(one.step) * 255 == pytest.approx(6)
+    assert float(one.eval()(torch.tensor([9.0])).detach()) == pytest.approx(6)
+    optimizer = torch.optim.SGD([one.scale], 1e-3)
+    one.train()(torch.tensor([3.0, 9.0])).sum().backward()  # wants a larger step
+    assert one.scale.item() * 255 == pytest.approx(6) and one.scale.grad.item() > 0
+    optimizer.step()
+    assert one.scale.item() * 255 < 6  # and may become smaller again
+
+
+def test_a_weight_keeps_the_share_of_its_range_that_was_found():
+    weight = torch.cat([noise(8, 99), torch.full((8, 1), 9.0)], 1)
+    one = WeightQuant("layer", Grid(4, symmetric=True), 8, 0)
+    one.fit_weight(-torch.full((8,), 3.0), torch.full((8,), 3.0), weight)
+    one.on, one.ranges = True, "moving"
+    before = one.scale.clone()
+    one.train()(weight)
+    torch.testing.assert_close(one.scale, before)
+    one(weight * 2)
+    torch.testing.assert_close(one.scale, 2 * before)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kezuri.core.errors import ModelError, UsageError
-from kezuri.quantization.post_training import quantize
+from kezuri.quantization.quantize import quantize
 from kezuri.runtime.runner import runners
 
 from .nets import SIDE, Net, noise, prepared, residual, seeded

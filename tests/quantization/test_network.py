@@ -72,7 +72,7 @@ def test_bits_of_the_edges_and_of_single_layers():
 def test_spared_layers_stay():
     found = prepared(residual(), spared=("second",))
     assert [site.layer for site in found.sites] == ["stem.0", "first.0", "head"]
-    assert [(one.name, one.reason) for one in found.floats] == [("second", "left in floats as asked")]
+    assert ("second", "left in floats as asked") in [(one.name, one.reason) for one in found.floats]
 
 
 @pytest.mark.parametrize("scheme", [{"spared": ("firs.0",)}, {"layer_bits": {"firs.0": 4}}])

@@ -17,7 +17,7 @@ from kezuri.quantization.export import export_quantized
 from kezuri.quantization.folding import shipped
 from kezuri.quantization.graph import calls, kind
 from kezuri.quantization.parity import check_quantized_parity
-from kezuri.quantization.post_training import quantize
+from kezuri.quantization.quantize import quantize
 from kezuri.runtime.runner import runners
 
 from .nets import SIDE, Net, block, noise, seeded

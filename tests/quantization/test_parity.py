@@ -7,8 +7,8 @@ from onnx import numpy_helper
 from kezuri.core.errors import ParityFailed
 from kezuri.model.load import load_model
 from kezuri.quantization.parity import check_quantized_parity, first_difference
-from kezuri.quantization.post_training import quantize
 from kezuri.quantization.ptq import PostTraining, calibrate_
+from kezuri.quantization.quantize import quantize
 
 from .nets import SIDE, accuracy, patterns, prepared, residual, taught
 

@@ -4,7 +4,23 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from .nets import Net, attention, block, branches, conv, gated, noise, prepared, residual, rounded, seeded
+from kezuri.quantization.placement import NO_KERNEL
+from kezuri.quantization.quantize import quantize
+
+from .nets import (
+    SIDE,
+    Net,
+    attention,
+    block,
+    branches,
+    conv,
+    gated,
+    noise,
+    prepared,
+    residual,
+    rounded,
+    seeded,
+)
 
 IMAGE = noise(2, 8, 6, 6)
 
@@ -18,7 +34,12 @@ def layers(found):
 
 
 def reasons(found):
-    return {one.name: one.reason for one in found.floats}
+    """Of what could be in integers."""
+    return {one.name: one.reason for one in found.floats if one.reason != NO_KERNEL}
+
+
+def without_kernel(found):
+    return [one.kind for one in found.floats if one.reason == NO_KERNEL]
 
 
 def test_both_inputs_of_a_residual_sum_and_its_end_are_rounded():
@@ -68,7 +89,7 @@ def test_attention_in_integers_or_fused():
     ops = rounded(prepared(attention()))
     assert ops.count("softmax") == 1
     found = prepared(attention(), attention=False)
-    assert [one.reason for one in found.floats] == ["attention is left fused"]
+    assert [*reasons(found).values()] == ["attention is left fused"]
     assert "softmax" not in rounded(found)
 
 
@@ -170,3 +191,33 @@ def test_sums_of_other_shapes_stay():
         lambda net, x: net.a(x) + net.scale, a=conv(8, 8), scale=nn.Parameter(torch.ones(1, 8, 1, 1))
     )
     assert rounded(found) == ["input", "conv2d"]
+
+
+def test_what_stays_in_floats_is_named_whatever_it_is():
+    kinds = ["hardswish", "hardswish", "adaptive_avg_pool2d", "relu", "hardsigmoid", "mul"]
+    assert without_kernel(prepared(gated())) == kinds
+    found = placed(lambda net, x: net.b(F.silu(net.a(x)) * 2), a=conv(8, 8), b=conv(8, 8))
+    assert without_kernel(found) == ["silu", "mul"]
+    found = placed(lambda net, x: net.b(net.a(x)), a=block(8, 8), b=conv(8, 8))
+    assert without_kernel(found) == []
+
+
+def test_multiply_accumulates_of_everything():
+    """Of one example, counted by hand."""
+    turned = nn.ConvTranspose2d(8, 4, 2, stride=2)
+    found = placed(lambda net, x: net.turned(net.a(x)), a=conv(8, 8), turned=turned)
+    (site,), (floats,) = found.sites, found.floats
+    assert floats.macs == site.macs * (4 * 2 * 2) // (8 * 3 * 3)
+    fused = prepared(attention(), attention=False)
+    products = prepared(attention()).products
+    (whole,) = (one.macs for one in fused.floats if one.reason == "attention is left fused")
+    assert whole == sum(products.values()) and len(products) == 2
+    assert fused.macs == prepared(attention()).macs
+
+
+def test_a_normalisation_without_statistics_is_not_folded(tmp_path):
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    model = Net(lambda net, x: net.b(net.norm(net.a(x))), a=conv(3, 8), norm=norm, b=conv(8, 8)).eval()
+    found = quantize(model, torch.randn(8, 3, SIDE, SIDE), reestimate_norms=True)
+    assert "1 batch_norm in floats" in str(found.report)
+    assert found.export(tmp_path / "model.onnx").exists()

@@ -3,11 +3,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from kezuri.core.errors import DataError, GoalUnreachable, ModelError, UnknownName, UsageError
+from kezuri.core.errors import DataError, GoalUnreachable, KezuriError, ModelError, UnknownName, UsageError
 from kezuri.data import from_tensors
 from kezuri.quantization.fake import quantizers_of
-from kezuri.quantization.post_training import calibration_batches, quantize, suffering
+from kezuri.quantization.post_training import calibration_batches
 from kezuri.quantization.ptq import PostTraining
+from kezuri.quantization.quantize import quantize
+from kezuri.quantization.sparing import suffering
 
 from .nets import SIDE, Net, accuracy, branches, conv, noise, patterns, residual, seeded, taught
 
@@ -91,7 +93,23 @@ def test_calibration_of_no_use_is_refused(calibration, error, message):
         ({"bits": 1}, UsageError, "bits are from 2 to 8, got 1"),
         ({"bits": 4.0}, UsageError, "got 4.0"),
         ({"activation_bits": 16}, UsageError, "activation_bits: bits are from 2 to 8"),
-        ({"layer_bits": {"stem": 0}}, UsageError, "stem: bits are from 2 to 8, got 0"),
+        ({"layer_bits": {"stem": 0}}, UsageError, "layer_bits of 'stem': bits are from 2 to 8, got 0"),
+        ({"layer_bits": 4}, UsageError, "layer_bits are bits by name of the layer, got 4"),
+        ({"spared": "stem"}, UsageError, "spared are names of layers, got 'stem'"),
+        ({"spared": 5}, UsageError, "spared are names of layers, got 5"),
+        ({"observer": 5}, UsageError, "observer is one of entropy, min_max, .*or such a method; got 5"),
+        ({"rounding": None}, UsageError, "rounding is one of adaround, .*; got None"),
+        (
+            {"weight_observer": "entropy"},
+            UsageError,
+            "finds one range for a whole weight, .* choose one of min_max",
+        ),
+        ({"keep": 0.9}, UsageError, "keep is a function .*; got 0.9"),
+        ({"keep": (lambda model: 1.0, "a")}, UsageError, "and the accuracy to keep"),
+        ({"images": 2.5}, UsageError, "got images=2.5"),
+        ({"equalize": "yes"}, UsageError, "equalize is true or false, got 'yes'"),
+        ({"replaced": {"gelu": "relu"}}, UsageError, "the model has no gelu to replace"),
+        ({"replaced": "gelu"}, UsageError, "replaced says what becomes what"),
         ({"layer_bits": {"sten": 4}}, UnknownName, "did you mean 'stem'"),
         ({"spared": ["heads"]}, UnknownName, "did you mean 'head'"),
         ({"observer": "min_mox"}, UnknownName, "did you mean 'min_max'"),
@@ -105,6 +123,22 @@ def test_calibration_of_no_use_is_refused(calibration, error, message):
 def test_settings_out_of_range_are_refused(settings, error, message):
     with pytest.raises(error, match=message):
         quantize(branches(), X, **settings)
+
+
+@torch.no_grad()
+def test_what_is_at_fault_in_the_numbers_is_named():
+    model = branches().eval()
+    model.stem.weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"the weight 'stem.weight' has values that are not finite"):
+        quantize(model, X)
+    with pytest.raises(KezuriError, match=r"^stem: ") as found:
+        quantize(branches(), X * 1e25, rounding="gptq")
+    assert "\n" not in str(found.value)
+    for nothing in (None, "resnet20", quantize(branches(), X)):
+        with pytest.raises(UsageError, match=f"takes a torch.nn.Module, got {type(nothing).__name__}"):
+            quantize(nothing, X)
+    with pytest.raises(UsageError, match="ranges is one of fixed, moving, learned; got 'foo'"):
+        quantize(branches(), X).train_ranges("foo")
 
 
 def test_models_of_no_use_are_refused():

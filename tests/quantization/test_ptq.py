@@ -7,9 +7,11 @@ from kezuri.core.errors import MissingEvidence, UsageError
 from kezuri.quantization.fake import quantizers_of
 from kezuri.quantization.observers.mse import Mse
 from kezuri.quantization.ptq import PostTraining, calibrate_, layer_map
+from kezuri.quantization.quantize import quantize
 from kezuri.quantization.rounding import LayerMap
 from kezuri.quantization.roundings.adaround import AdaRound
 from kezuri.quantization.roundings.gptq import Gptq
+from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 
 from .nets import SIDE, Net, block, branches, conv, noise, prepared, residual, seeded
 
@@ -153,3 +155,75 @@ def test_values_that_are_nowhere_finite_are_an_error():
     with pytest.raises(Exception, match="not finite") as caught:
         calibrated(model)
     assert not isinstance(caught.value, MissingEvidence)
+
+
+def test_the_observer_of_weights_counts_also_once_the_report_is_made():
+    """Making the report used to set the scales anew."""
+    scales = {}
+    for observer in ("min_max", "mse"):
+        made = quantize(residual().eval(), X, bits=4, weight_observer=observer)
+        assert not any(module.training for module in made.model.modules())
+        scales[observer] = [made.prepared.weight_quantizer(site).scale for site in made.prepared.sites]
+    pairs = list(zip(*scales.values(), strict=True))
+    assert all(bool((mse <= largest + 1e-8).all()) for largest, mse in pairs)
+    assert any(not torch.equal(largest, mse) for largest, mse in pairs)
+
+
+@torch.no_grad()
+def test_evaluation_never_moves_ranges():
+    made = quantize(residual().eval(), X)
+    made.train_ranges("moving")
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    made.model(X * 10)
+    assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+
+
+def test_biases_are_corrected_alike_in_batches_of_any_sizes():
+    found = {}
+    for sizes in ((8, 8), (15, 1)):
+        one = prepared(residual(), X[:2], bits=4)
+        calibrate_(one, [(part,) for part in X.split(sizes)], PostTraining(correct_bias=True))
+        found[sizes] = torch.cat([v for n, v in one.network.named_parameters() if n.endswith("bias")])
+    torch.testing.assert_close(found[8, 8], found[15, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_normalisation_with_statistics_is_estimated_again():
+    norms = {"first": nn.BatchNorm2d(3), "second": nn.BatchNorm1d(5)}
+    model = Net(
+        lambda net, x: net.second(net.head(net.a(F.relu(net.first(x))).mean((2, 3)))),
+        a=conv(3, 8),
+        head=nn.Linear(8, 5),
+        **norms,
+    ).eval()
+    made = quantize(model, X + 3, reestimate_norms=True)
+    after = made.model.state_dict()
+    torch.testing.assert_close(after["first.running_mean"], (X + 3).mean((0, 2, 3)), rtol=0, atol=0.05)
+    assert not torch.equal(after["second.running_mean"], model.second.running_mean)
+
+
+def test_one_value_a_channel_is_too_few_to_estimate_from():
+    model = Net(lambda net, x: net.norm(net.a(x).mean((2, 3))), a=conv(3, 8), norm=nn.BatchNorm1d(8)).eval()
+    with pytest.raises(UsageError, match="needs two values a channel at least, batch_norm has one"):
+        quantize(model, X[:1], reestimate_norms=True)
+
+
+def test_what_has_no_bias_to_correct_is_named():
+    model = Net(lambda net, x: net.b(net.a(x)), a=conv(3, 8, bias=False), b=conv(8, 4)).eval()
+    assert str(quantize(model, X, correct_bias=True).report).endswith("not corrected, as there is no bias: a")
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_normalisation_behind_a_linear_layer_is_in_the_file_as_it_is_in_the_network(
+    per_channel, tmp_path
+):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(32)
+    nn.init.normal_(norm.weight, 4, 2)
+    norm.running_var.uniform_(0.5, 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 32), norm, nn.ReLU(), nn.Linear(32, 5)).eval()
+    made = quantize(model, X, per_channel=per_channel)
+    session = OnnxRuntime().prepare(made.export(tmp_path / "model.onnx"))
+    expected = made.model(X).detach()
+    apart = (torch.from_numpy(session.run(X.numpy())) - expected).abs().max() / expected.abs().max()
+    assert apart < 0.02
+    assert made.prepared.sites[0].norm == "batch_norm"

@@ -5,9 +5,9 @@ from torch import nn
 from kezuri.core.errors import UsageError
 from kezuri.model.portable import read_model
 from kezuri.quantization.fake import quantizers_of
-from kezuri.quantization.post_training import quantize
+from kezuri.quantization.quantize import quantize
 
-from .nets import SIDE, Net, conv, gated, noise, residual, seeded
+from .nets import SIDE, Net, attention, conv, gated, noise, residual, seeded
 
 X = noise(16, 3, SIDE, SIDE, seed=5)
 
@@ -25,13 +25,22 @@ def stepped(network):
 def test_the_report():
     report = quantize(gated(), X, layer_bits={"deep.0": 4}).report
     rows = {row.name: row for row in report.rows}
-    assert [row.bits for row in report.rows] == [8, 4, 8, 8, None, None]
+    assert [row.bits for row in report.rows if row.share] == [8, 4, 8, 8, None, None]
     assert sum(row.share for row in report.rows) == pytest.approx(1)
     assert report.integer_share == pytest.approx(1 - rows["down"].share - rows["up"].share)
     assert rows["wide.0"].error_db > 35 and 10 < rows["deep.0"].error_db < 30
     text = str(report)
     assert text.startswith("4 layers in integers (3 of 8 bits, 1 of 4 bits), activations of 8 bits")
-    assert "down in floats" in text and "squeeze-and-excite gate" in text and "16 images" in text
+    assert "2 conv2d in floats (0.3% of the multiply-accumulates): squeeze-and-excite gate (down, up)" in text
+    assert "2 hardswish in floats (no multiply-accumulates)" in text and "16 images" in text
+
+
+def test_the_report_says_where_fewer_bits_are_simulated_and_products_are_counted():
+    assert "simulated: the file clips and computes in floats" in str(
+        quantize(gated(), X, activation_bits=4).report
+    )
+    text = str(quantize(attention(), noise(8, 3, SIDE, SIDE)).report)
+    assert "6 layers and 2 products of activations in integers" in text
 
 
 @torch.no_grad()

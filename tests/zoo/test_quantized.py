@@ -8,7 +8,7 @@ import torch
 from kezuri.core.errors import ModelError
 from kezuri.model.portable import read_model
 from kezuri.quantization.fake import quantizers_of
-from kezuri.quantization.post_training import quantize
+from kezuri.quantization.quantize import quantize
 
 from .hard import hard
 from .rough import roughened

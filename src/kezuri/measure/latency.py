@@ -1,8 +1,8 @@
 """Time of one call, measured alone or against others in turns."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from kezuri.runtime.runner import Images, Session
 
 WARM_UP = 10
 AT_LEAST = 10
+RACES = 3
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,48 @@ def compare_latency(
         for name, row in zip(sessions, times, strict=True)
     }
     return Comparison(latencies, speedups)
+
+
+def race(
+    loads: Mapping[str, Callable[[], Session]],
+    image_shape: tuple[int, ...],
+    *,
+    batch: int = 1,
+    seconds: float,
+) -> Comparison:
+    """Times sessions in turns in three races, so many seconds in all; speedups are against the first.
+
+    Models are loaded anew for each race, as where one happens to lie in memory is worth a per cent. Values
+    are the median race's, spreads those of all races.
+
+    Args:
+        loads: what prepares each session.
+        image_shape, batch: as in `compare_latency`.
+    """
+    races = [
+        compare_latency(
+            {name: load() for name, load in loads.items()},
+            image_shape,
+            batch=batch,
+            calls=1000,
+            budget_seconds=seconds / RACES,
+        )
+        for _ in range(RACES)
+    ]
+    return Comparison(
+        {name: _pooled([one.latencies[name] for one in races]) for name in loads},
+        {name: _pooled([one.speedups[name] for one in races]) for name in loads},
+    )
+
+
+def _pooled(races: Sequence[Measurement]) -> Measurement:
+    middle = sorted(races, key=lambda race: race.value)[len(races) // 2]
+    return replace(
+        middle,
+        low=min(race.value if race.low is None else race.low for race in races),
+        high=max(race.value if race.high is None else race.high for race in races),
+        samples=sum(race.samples for race in races),
+    )
 
 
 def _take_turns(

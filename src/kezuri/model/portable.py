@@ -155,7 +155,7 @@ def save_model(
     _write(folder, content, files)
 
 
-def read_model(folder: Path, *, build: Callable[[], nn.Module] | None = None) -> SavedModel:
+def read_model(folder: Path | str, *, build: Callable[[], nn.Module] | None = None) -> SavedModel:
     """The model that `save_model` wrote; its outputs are bit-identical.
 
     The dense model is built, cut as the structure says, and given the saved weights. Models of the zoo are
@@ -170,6 +170,7 @@ def read_model(folder: Path, *, build: Callable[[], nn.Module] | None = None) ->
         CorruptArtifact: a file is damaged, was tampered with, or does not fit the model.
         UsageError: the model is not in the zoo and `build` is missing.
     """
+    folder = Path(folder)
     document = read_document(folder / STRUCTURE)
     weights = read_tensors(folder, document.weights)
     state = {} if document.optimizer is None else read_tensors(folder, document.optimizer.weights)

@@ -7,9 +7,9 @@ from torch import Tensor, fx, nn
 
 from kezuri.quantization.equalization import Link, equalize_
 from kezuri.quantization.fake import outputs_first
-from kezuri.quantization.graph import kind
+from kezuri.quantization.graph import kind, shape
+from kezuri.quantization.macs import CONVOLUTIONS
 from kezuri.quantization.network import Quantizable, Site
-from kezuri.quantization.placement import CONVOLUTIONS
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def chains_of(prepared: Quantizable) -> list[list[Site]]:
         users[site.weight] = users.get(site.weight, 0) + 1
     after: dict[str, Site] = {}
     for site in prepared.sites:
-        follower = _follower(nodes[site.norm or site.node])
+        follower = _follower(nodes[site.node], nodes[site.norm or site.node])
         second = None if follower is None else sites.get(follower.name)
         if second is None or not users[site.weight] == users[second.weight] == 1:
             continue
@@ -60,18 +60,35 @@ def chains_of(prepared: Quantizable) -> list[list[Site]]:
     return found
 
 
-def _follower(node: fx.Node) -> fx.Node | None:
-    """The one operation that reads this result through a ReLU, a quantizer and flattening at most."""
+def _follower(layer: fx.Node, node: fx.Node) -> fx.Node | None:
+    """The one layer that reads the channels of another through a ReLU, a quantizer and flattening at most.
+
+    Args:
+        layer: the first.
+        node: where its result is complete, with its normalisation.
+    """
+    channels = len(shape(layer)) - 1 if kind(layer) == "linear" else 1
     while len(node.users) == 1:
-        user = next(iter(node.users))
+        user, dims = next(iter(node.users)), len(shape(node))
         if kind(user) in (*CONVOLUTIONS, "linear"):
-            return user if user.args[0] is node else None
+            read = dims - 1 if kind(user) == "linear" else 1
+            return user if user.args[0] is node and channels == read else None
         if kind(user) not in ("relu", "flatten") and user.op != "call_module":
+            return None
+        if kind(user) == "flatten" and not _keeps_channels_first(user, channels, dims):
             return None
         if len(user.all_input_nodes) != 1:
             return None
         node = user
     return None
+
+
+def _keeps_channels_first(flatten: fx.Node, channels: int, dims: int) -> bool:
+    """Whether channels, and then the positions within them, become one dimension, the last."""
+    start = flatten.args[1] if len(flatten.args) > 1 else 0
+    end = flatten.args[2] if len(flatten.args) > 2 else -1
+    assert isinstance(start, int) and isinstance(end, int)
+    return start % dims == channels and end % dims == dims - 1
 
 
 def _link(network: fx.GraphModule, site: Site) -> Link:

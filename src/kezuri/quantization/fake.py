@@ -1,12 +1,14 @@
 """Modules that turn a tensor into integers and back, so that a network learns to live with it."""
 
-from typing import TYPE_CHECKING, Literal
+import math
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kezuri.core.errors import UsageError
 from kezuri.quantization.affine import Grid, fake_quant
+from kezuri.quantization.lsq import lsq, positive
 
 if TYPE_CHECKING:
     from kezuri.quantization.observer import Observer, Watcher
@@ -15,6 +17,7 @@ Ranges = Literal["fixed", "moving", "learned"]
 """What training does to a range: nothing, follow what passes, or learn it (LSQ)."""
 
 MOMENTUM = 0.99
+DROPPED = "dropped"
 
 
 class FakeQuant(nn.Module):
@@ -24,17 +27,24 @@ class FakeQuant(nn.Module):
         grid: which integers there are.
         channels: of a weight, the length of `axis`; None for one scale.
         axis: the dimension with a scale for each position.
+        ceiling: what no value that passes exceeds; no range grows beyond it.
     """
 
     scale: Tensor
     zero_point: Tensor
+    low: Tensor
+    high: Tensor
 
-    def __init__(self, grid: Grid, channels: int | None = None, axis: int | None = None) -> None:
+    def __init__(
+        self, grid: Grid, channels: int | None = None, axis: int | None = None, *, ceiling: float = math.inf
+    ) -> None:
         super().__init__()
-        self.grid, self.axis = grid, axis
+        self.grid, self.axis, self.ceiling = grid, axis, ceiling
         shape = () if channels is None else (channels,)
         self.register_buffer("scale", torch.ones(shape))
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32))
+        self.register_buffer("low", torch.zeros(shape))  # as fitted; the grid's own ends are rounded
+        self.register_buffer("high", torch.zeros(shape))
         self.on = False
         self.ranges: Ranges = "fixed"
         self._watcher: Watcher | None = None
@@ -63,9 +73,24 @@ class FakeQuant(nn.Module):
     @torch.no_grad()
     def fit(self, low: Tensor, high: Tensor) -> None:
         """Takes a range: one number each, or one a channel."""
-        scale, zero_point = self.grid.fit(low.float(), high.float())
-        self.scale.copy_(scale.view_as(self.scale))
-        self.zero_point.copy_(zero_point.view_as(self.zero_point))
+        low, high = low.float().view_as(self.low), high.float().view_as(self.high).clamp(max=self.ceiling)
+        scale, zero_point = self.grid.fit(low, high)
+        for mine, found in zip(
+            (self.low, self.high, self.scale, self.zero_point), (low, high, scale, zero_point), strict=True
+        ):
+            mine.copy_(found)
+
+    @property
+    def step(self) -> Tensor:
+        """The distance of two neighbours on the grid; above 0 whatever a learned scale is."""
+        return positive(self.scale.detach()).clamp(max=self._most)
+
+    @property
+    def _most(self) -> float:
+        """A learned scale that reaches up to the ceiling; no other would keep kernels from clipping there."""
+        if math.isinf(self.ceiling):
+            return math.inf
+        return self.ceiling / max(self.grid.high - int(self.zero_point), 1)
 
     def learn(self) -> None:
         """Makes the scale a parameter, which training changes from here on (Esser et al., 2020)."""
@@ -76,8 +101,16 @@ class FakeQuant(nn.Module):
         self.scale = nn.Parameter(scale)
         self.ranges = "learned"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` of any shape, rounded or as it came."""
+    def forward(self, x: Tensor, about: Any = None) -> Tensor:
+        """`x` of any shape, rounded or as it came.
+
+        Args:
+            x: what passes.
+            about: `DROPPED` for what was rounded before a dropout, which scales it off the grid in training:
+                then it passes.
+        """
+        if about == DROPPED and self.training:
+            return x
         if self._watcher is not None:
             self._watcher.see(x.detach().float())
         if not self.on:
@@ -89,17 +122,19 @@ class FakeQuant(nn.Module):
         return fake_quant(x, self.scale, self.zero_point, self.grid, self.axis)
 
     def _learned(self, x: Tensor) -> Tensor:
-        from kezuri.quantization.lsq import lsq
-
+        scale, most = self.scale, self._most
+        if not math.isinf(most):
+            if self.training:  # held there, so that it may come back down
+                self.scale.data.clamp_(-most, most)
+            scale = scale.clamp(-most, most)
         batched = not isinstance(self, WeightQuant)
-        return lsq(x, self.scale, self.zero_point, self.grid, self.axis, batched=batched)
+        return lsq(x, scale, self.zero_point, self.grid, self.axis, batched=batched)
 
     @torch.no_grad()
     def _move(self, x: Tensor) -> None:
         low, high = torch.aminmax(x.float())
-        old_low = -self.scale * self.zero_point
-        old_high = old_low + self.scale * self.grid.high
-        self.fit(torch.lerp(low, old_low, MOMENTUM), torch.lerp(high, old_high, MOMENTUM))
+        if bool(low.isfinite() & high.isfinite()):
+            self.fit(torch.lerp(low, self.low, MOMENTUM), torch.lerp(high, self.high, MOMENTUM))
 
     def extra_repr(self) -> str:
         where = "" if self.axis is None else f", axis={self.axis}"
@@ -115,22 +150,33 @@ class WeightQuant(FakeQuant):
         channels, axis: as for `FakeQuant`.
     """
 
+    share: Tensor
+
     def __init__(self, layer: str, grid: Grid, channels: int | None, axis: int | None) -> None:
         super().__init__(grid, channels, axis)
         self.layer = layer
+        self.register_buffer("share", torch.ones_like(self.scale))
 
-    def forward(self, weight: Tensor, gain: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def fit_weight(self, low: Tensor, high: Tensor, weight: Tensor) -> None:
+        """Takes the range that an observer found for a weight, and remembers which share of it that was."""
+        self.fit(low, high)
+        largest = self._largest(weight)
+        found = torch.where(largest > 0, torch.maximum(-self.low, self.high) / largest, 1.0)
+        self.share.copy_(found)
+
+    def forward(self, x: Tensor, about: Any = None) -> Tensor:
         """The rounded weight.
 
         Args:
-            weight: in the layer's shape.
-            gain: (outputs,) what batch normalisation will multiply each output with; needed only where one
+            x: in the layer's shape.
+            about: (outputs,) what batch normalisation will multiply each output with; needed only where one
                 scale serves all outputs, as scales of their own absorb it.
         """
-        if gain is None:
-            return self._rounded(weight)
-        shaped = outputs_first(gain, weight)
-        return divided(self._rounded(weight * shaped), shaped)
+        if about is None:
+            return self._rounded(x)
+        gain = outputs_first(about, x)
+        return divided(self._rounded(x * gain), gain)
 
     def _rounded(self, weight: Tensor) -> Tensor:
         if self.on and self.ranges == "moving" and self.training:
@@ -139,10 +185,13 @@ class WeightQuant(FakeQuant):
 
     @torch.no_grad()
     def _follow(self, weight: Tensor) -> None:
-        """The largest magnitude as it is now."""
-        size = weight.abs()
-        size = size.amax() if self.axis is None else size.movedim(self.axis, 0).flatten(1).amax(1)
+        """The same share of the largest magnitude as it is now."""
+        size = self._largest(weight) * self.share
         self.fit(-size, size)
+
+    def _largest(self, weight: Tensor) -> Tensor:
+        size = weight.detach().abs()
+        return size.amax() if self.axis is None else size.movedim(self.axis, 0).flatten(1).amax(1)
 
     def _move(self, x: Tensor) -> None:
         pass  # it follows the weight exactly

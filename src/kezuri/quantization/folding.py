@@ -9,12 +9,15 @@ from torch import Tensor, fx, nn
 from kezuri.model.program import Program
 from kezuri.quantization.fake import FakeQuant, WeightQuant, outputs_first
 from kezuri.quantization.graph import ATEN, calls, kind, shape
+from kezuri.quantization.macs import CONVOLUTIONS
 from kezuri.quantization.network import HOME
 from kezuri.quantization.operators import BYTE
 from kezuri.quantization.padding import pad_with_zeros_
-from kezuri.quantization.placement import CLIPS, CONVOLUTIONS
+from kezuri.quantization.placement import CLIPS, norm_behind
 
 SMALLEST = torch.finfo(torch.float32).tiny
+NEARLY_HALF = 0.499
+"""Of a step: what is off by less is rounded to the same."""
 MOST = 2.0**30
 """Larger integers are not asked of a bias, which is held in 32 bits."""
 
@@ -54,8 +57,7 @@ def _fold(network: Program, graph: fx.Graph, node: fx.Node) -> None:
         return
     quantizer = network.get_submodule(str(source.target))
     assert isinstance(quantizer, WeightQuant)
-    user = next(iter(node.users)) if len(node.users) == 1 else None
-    norm = user if user is not None and kind(user) == "batch_norm" and user.args[0] is node else None
+    norm = norm_behind(node)
     gain, shift = _gain_and_shift(network, norm)
     weight = _tensor(network, source.args[0])
     bias = _bias(None if len(node.args) < 3 else _tensor(network, node.args[2]), gain, shift)
@@ -106,7 +108,7 @@ def _flatten(graph: fx.Graph, node: fx.Node) -> None:
 
 def _integers(quantizer: WeightQuant, weight: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor]:
     """The weight with its normalisation as integers, and the scale of each output (one for all, repeated)."""
-    scale = quantizer.scale.detach().abs()
+    scale = quantizer.step
     if quantizer.axis is None:
         q = quantizer(weight if gain is None else weight * outputs_first(gain, weight)) / scale
         return q.round(), scale.expand(len(weight)).clone()
@@ -128,7 +130,7 @@ def _unit(network: nn.Module, source: object) -> float | None:
     if not isinstance(source, fx.Node) or source.op != "call_module":
         return None
     quantizer = network.get_submodule(str(source.target))
-    return float(quantizer.scale.abs()) if isinstance(quantizer, FakeQuant) and quantizer.on else None
+    return float(quantizer.step) if isinstance(quantizer, FakeQuant) and quantizer.on else None
 
 
 def _gain_and_shift(network: nn.Module, norm: fx.Node | None) -> tuple[Tensor | None, Tensor | None]:
@@ -165,7 +167,7 @@ def _spell_out(network: Program, graph: fx.Graph, node: fx.Node) -> None:
         node.replace_all_uses_with(source)
         graph.erase_node(node)
         return
-    scale, zero_point = float(quantizer.scale.abs()), int(quantizer.zero_point)
+    scale, zero_point = float(quantizer.step), int(quantizer.zero_point)
     low, high = quantizer.grid.low, quantizer.grid.high
     if kind(source) in CLIPS and len(source.users) == 1 and _clips(source, scale, zero_point, high):
         inner = source.args[0]
@@ -183,11 +185,11 @@ def _spell_out(network: Program, graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _clips(node: fx.Node, scale: float, zero_point: int, high: int) -> bool:
-    """Whether the ends of the grid are no further out than where the operation clips."""
+    """Whether what the operation clips to is rounded to the ends of the grid."""
     ceiling = {"relu": float("inf"), "relu6": 6.0}.get(kind(node))
     floor = 0.0
     if ceiling is None:
         floor = float(node.args[1]) if len(node.args) > 1 else -1.0  # type: ignore[arg-type]
         ceiling = float(node.args[2]) if len(node.args) > 2 else 1.0  # type: ignore[arg-type]
     lowest, highest = -scale * zero_point, scale * (high - zero_point)
-    return lowest >= floor - 1e-6 * scale and highest <= ceiling + 0.5 * scale
+    return lowest >= floor - NEARLY_HALF * scale and highest <= ceiling + NEARLY_HALF * scale

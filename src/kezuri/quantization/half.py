@@ -46,7 +46,9 @@ class Half:
     kept: tuple[KeptFloat, ...]
 
 
-def store_half(source: Path, target: Path, *, format: HalfFormat = "float16", smallest: int = 256) -> Half:
+def store_half(
+    source: Path | str, target: Path | str, *, format: HalfFormat = "float16", smallest: int = 256
+) -> Half:
     """Stores weights in 16 bits; what is computed stays float32, and so do inputs and outputs.
 
     Half the file and no other gain: a runtime turns the weights back into float32 when it loads them. float16
@@ -64,6 +66,7 @@ def store_half(source: Path, target: Path, *, format: HalfFormat = "float16", sm
         UsageError: there is no such format.
         ResourceError: the file cannot be written.
     """
+    source, target = Path(source), Path(target)
     if format not in get_args(HalfFormat):
         raise UsageError(f"format is one of {', '.join(get_args(HalfFormat))}; got {format!r}")
     proto = read_onnx(source)
@@ -85,7 +88,7 @@ def store_half(source: Path, target: Path, *, format: HalfFormat = "float16", sm
     return Half(target, write_onnx(target, proto), before, tuple(kept))
 
 
-def to_half(source: Path, target: Path, *, keep: Collection[str] = ()) -> Half:
+def to_half(source: Path | str, target: Path | str, *, keep: Collection[str] = ()) -> Half:
     """Turns a model into float16 arithmetic and weights; its inputs and outputs stay float32.
 
     For devices that compute in float16, such as GPUs. On a CPU, ONNX Runtime computes in float32 all the
@@ -103,6 +106,7 @@ def to_half(source: Path, target: Path, *, keep: Collection[str] = ()) -> Half:
         UsageError: `keep` names what is not there.
         ResourceError: the file cannot be written.
     """
+    source, target = Path(source), Path(target)
     proto = read_onnx(source)
     graph = proto.graph
     for node in graph.node:

@@ -27,7 +27,14 @@ from kezuri.quantization.chains import tensor_at
 from kezuri.quantization.network import HOME, Quantizable, Site, with_quantizers
 from kezuri.quantization.ptq import SILENT, PostTraining, fit_weight_
 from kezuri.quantization.scheme import Scheme
-from kezuri.quantization.sensitivity import Cost, Option, SensitivityTable, measure_sensitivity
+from kezuri.quantization.sensitivity import (
+    INTEGERS,
+    UNTOUCHED,
+    Cost,
+    Option,
+    SensitivityTable,
+    measure_sensitivity,
+)
 
 FLOAT = 4  # bytes of a number that stays in floats, of a scale and of a bias
 
@@ -53,14 +60,18 @@ class LayerCosts:
     @classmethod
     def of(cls, model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme) -> "LayerCosts":
         """Those of a model, which is left as it is; errors as of `with_quantizers`."""
-        prepared = with_quantizers(model, inputs, replace(scheme, ranges="fixed", layer_bits={}))
+        return cls.of_prepared(with_quantizers(model, inputs, replace(scheme, ranges="fixed", layer_bits={})))
+
+    @classmethod
+    def of_prepared(cls, prepared: Quantizable) -> "LayerCosts":
+        """Those of a network that has its quantizers."""
         sites: dict[str, tuple[Site, ...]] = {}
         for site in prepared.sites:
             sites[site.layer] = (*sites.get(site.layer, ()), site)
         weights = sum(prepared.weight(each[0]).numel() for each in sites.values())
-        rest = Cost(FLOAT * _others(prepared), sum(one.macs for one in prepared.floats))
         macs = sum(site.macs for site in prepared.sites)
-        return cls(prepared, sites, Cost(rest.size + FLOAT * weights, rest.macs + macs), rest)
+        rest = Cost(FLOAT * _others(prepared), prepared.macs - macs)
+        return cls(prepared, sites, Cost(rest.size + FLOAT * weights, prepared.macs), rest)
 
     def weight(self, layer: str) -> Tensor:
         """A layer's weight."""
@@ -145,6 +156,40 @@ def measure_layers(
     )
 
 
+def measure_layers_in_integers(
+    costs: LayerCosts,
+    batches: Sequence[tuple[Tensor, ...]],
+    method: PostTraining,
+    *,
+    cost_of: Callable[[str, Option], Cost],
+    fixed: Cost,
+    about: Mapping[str, Any],
+    labels: Tensor | None = None,
+    journal: Path | None = None,
+    progress: Progress = SILENT,
+) -> SensitivityTable:
+    """The increase of the loss with one layer in integers, its weight and its input, and nothing else.
+
+    Args:
+        costs: of a network whose quantizers have their ranges; they are left off.
+        batches, method, labels, journal, progress: as in `measure_layers`.
+        cost_of: what a layer costs in floats and in integers.
+        fixed: what everything else costs.
+        about: what costs depend on, as plain data.
+    """
+    losses = _IntegerLosses(costs, batches, method, labels)
+    return measure_sensitivity(
+        dict.fromkeys(costs.sites, (UNTOUCHED, INTEGERS)),
+        losses.with_option,
+        cost_of,
+        base_loss=losses.base,
+        fixed=fixed,
+        about={**losses.about, "observer": repr(method.observer), **about},
+        journal=journal,
+        progress=progress,
+    )
+
+
 class _Losses:
     """The loss of a network with one layer changed."""
 
@@ -196,6 +241,7 @@ class _Losses:
 
     @torch.no_grad()
     def _answers(self) -> Iterator[Tensor]:
+        """In floats but for what is changed."""
         network = self.costs.prepared.network
         with evaluating(network):
             for batch in self.batches:
@@ -205,6 +251,23 @@ class _Losses:
     def _loss(self, answers: Sequence[Tensor]) -> float:
         pairs = zip(answers, self.wanted, strict=True)
         return sum(float(self.compare(found, wanted)) for found, wanted in pairs) / self.images
+
+
+class _IntegerLosses(_Losses):
+    """The loss of a network with one layer as it will be in integers."""
+
+    @contextmanager
+    def _changed(self, layer: str, option: Option) -> Iterator[None]:  # noqa: ARG002  there is but one
+        network = self.costs.prepared.network
+        sites = self.costs.sites[layer]
+        quantizers = [network.get_submodule(name) for site in sites for name in (site.quantizer, site.inputs)]
+        try:
+            for quantizer in quantizers:
+                quantizer.on = True  # type: ignore[assignment]
+            yield
+        finally:
+            for quantizer in quantizers:
+                quantizer.on = False  # type: ignore[assignment]
 
 
 def _loss(answers: Sequence[Tensor], labels: Tensor | None) -> tuple[str, Answers, list[Tensor]]:

@@ -1,7 +1,7 @@
 """A model with a quantizer wherever a tensor becomes integers; it computes, trains and saves like any."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,9 +11,10 @@ from kezuri.core.registry import unknown
 from kezuri.model.program import Program, as_program
 from kezuri.model.sites import tensors_of
 from kezuri.quantization.affine import Grid
-from kezuri.quantization.fake import FakeQuant, Ranges, WeightQuant, quantizers_of
+from kezuri.quantization.fake import DROPPED, FakeQuant, Ranges, WeightQuant, quantizers_of
 from kezuri.quantization.graph import ATEN, calls, kind, normalise_
-from kezuri.quantization.placement import Float, Layer, Placement, place
+from kezuri.quantization.macs import macs
+from kezuri.quantization.placement import Float, Layer, Placement, ceiling_of, place
 from kezuri.quantization.scheme import Scheme
 
 HOME = "quantizers"
@@ -51,12 +52,21 @@ class Quantizable:
         sites: layers that run in integers, in order.
         floats: what stays in floats, with the reason.
         scheme: that it was made by.
+        products: of two activations in integers, by the operation's name: multiply-accumulates for one
+            example.
     """
 
     network: Program
     sites: tuple[Site, ...]
     floats: tuple[Float, ...]
     scheme: Scheme
+    products: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of everything for one example."""
+        layers = sum(site.macs for site in self.sites)
+        return layers + sum(self.products.values()) + sum(one.macs for one in self.floats)
 
     def weight(self, site: Site) -> Tensor:
         """A layer's weight, not rounded."""
@@ -103,11 +113,14 @@ def with_quantizers(model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme
     _check_names(placement, scheme)
     if not placement.layers:
         raise ModelError(f"nothing of the model can run in integers: {_why(placement)}")
+    products = {node.name: macs(node) for node in placement.products}
     sites = _Inserting(network, placement, scheme).run()
     network.graph.eliminate_dead_code()
     network.graph.lint()
     network.recompile()
-    return Quantizable(network, tuple(sites), tuple(placement.floats), scheme)
+    network.train(model.training)
+    floats = tuple(replace(one, node=None) for one in placement.floats)
+    return Quantizable(network, tuple(sites), floats, scheme, products)
 
 
 def check_formats(model: nn.Module, inputs: Iterable[object] = ()) -> None:
@@ -117,7 +130,7 @@ def check_formats(model: nn.Module, inputs: Iterable[object] = ()) -> None:
         inputs: an example of each; what is no tensor of fractions passes.
 
     Raises:
-        ModelError: a weight is not; names the first.
+        ModelError: a weight is not, or is not finite; names the first.
         UsageError: an input is not.
     """
     weights = [(name, one) for name, one in model.named_parameters() if one.is_floating_point()]
@@ -128,6 +141,9 @@ def check_formats(model: nn.Module, inputs: Iterable[object] = ()) -> None:
             f"quantization takes models in float32, got weights in {' and '.join(kinds)} ({others[0]!r} is "
             f"the first of {len(others)} that are not float32): give model.float(), and images in float32"
         )
+    unusable = next((name for name, one in weights if not bool(one.isfinite().all())), None)
+    if unusable is not None:
+        raise ModelError(f"the weight {unusable!r} has values that are not finite (nan or inf)")
     for one in inputs:
         if isinstance(one, Tensor) and one.is_floating_point() and one.dtype != torch.float32:
             raise UsageError(f"quantization takes images in float32, got {_format(one)}: give images.float()")
@@ -150,13 +166,20 @@ def _why(placement: Placement) -> str:
 
 
 def _replace_(graph: fx.Graph, replaced: Mapping[str, str]) -> None:
+    kinds = {_activation(node) for node in calls(graph)}
+    for name in replaced:
+        if name not in kinds:
+            raise UsageError(f"replaced: the model has no {name} to replace, as one operation of torch's")
     for node in calls(graph):
-        name = "relu6" if kind(node) == "hardtanh" and node.args[1:] == (0.0, 6.0) else kind(node)
-        if (other := replaced.get(name)) is not None:
+        if (other := replaced.get(_activation(node))) is not None:
             clip = other == "relu6"
             node.target = ATEN.hardtanh.default if clip else ATEN.relu.default
             node.args = (node.args[0], 0.0, 6.0) if clip else (node.args[0],)
             node.kwargs = {}
+
+
+def _activation(node: fx.Node) -> str:
+    return "relu6" if kind(node) == "hardtanh" and node.args[1:] == (0.0, 6.0) else kind(node)
 
 
 class _Inserting:
@@ -178,7 +201,7 @@ class _Inserting:
         for value, leader in self.placement.rounded.items():
             if leader not in self.names:
                 bits = max(self.scheme.activation_bits, self.scheme.edge_bits if leader in edges else 0)
-                quantizer = FakeQuant(Grid(bits))
+                quantizer = FakeQuant(Grid(bits), ceiling=ceiling_of(leader))
                 _train(quantizer, self.scheme.ranges)
                 self.names[leader] = self._add(leader.name, quantizer)
             self.names[value] = self.names[leader]
@@ -196,8 +219,9 @@ class _Inserting:
     def _round(self, value: fx.Node) -> None:
         users = list(value.users)
         after = value if value.op != "placeholder" else _last_placeholder(self.graph)
+        args = (value, DROPPED) if value in self.placement.dropped else (value,)
         with self.graph.inserting_after(after):
-            node = self.graph.call_module(self.names[value], (value,))
+            node = self.graph.call_module(self.names[value], args)
             node.meta |= value.meta
         for user in users:
             user.replace_input_with(value, node)

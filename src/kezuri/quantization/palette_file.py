@@ -79,13 +79,14 @@ class PaletteFile:
     table: int
 
 
-def write_palettes(path: Path, palettes: Palettes) -> PaletteFile:
+def write_palettes(path: Path | str, palettes: Palettes) -> PaletteFile:
     """Writes a state dict of palettes as one small file, whole or absent.
 
     Raises:
         UsageError: a tensor is of a kind that the format does not have.
         ResourceError: the file cannot be written.
     """
+    path = Path(path)
     entries: list[Entry] = []
     parts: list[bytes] = []
     layers = []
@@ -111,7 +112,7 @@ def write_palettes(path: Path, palettes: Palettes) -> PaletteFile:
     return PaletteFile(path, len(content), tuple(layers), plain, len(content) - len(body))
 
 
-def read_palettes(path: Path, *, largest: int = LARGEST) -> Palettes:
+def read_palettes(path: Path | str, *, largest: int = LARGEST) -> Palettes:
     """What `write_palettes` was given, bit for bit.
 
     Nothing in the file is executed, and memory is taken in proportion to its bytes: the hash, then the sizes
@@ -124,6 +125,7 @@ def read_palettes(path: Path, *, largest: int = LARGEST) -> Palettes:
         DataError: there is no such file.
         CorruptArtifact: it is no such file, is damaged, of a newer version, or larger than allowed.
     """
+    path = Path(path)
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:

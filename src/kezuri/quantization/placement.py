@@ -8,16 +8,15 @@ stays in floats and is named with the reason.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
-from torch import fx
+from torch import Tensor, fx
 
 from kezuri.model.in_place import written
 from kezuri.quantization.graph import calls, is_float, is_weight, kind, shape
+from kezuri.quantization.macs import CONVOLUTIONS, PRODUCTS, TRANSPOSED, macs
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 LAYERS = (*CONVOLUTIONS, "linear")
-PRODUCTS = ("matmul", "bmm")
 SUMS = ("add", "cat")
 SAME_SCALE = ("max_pool1d", "max_pool2d", "max_pool3d")
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
@@ -45,6 +44,9 @@ MOVES = (
 )
 """What only moves numbers: the result is on the grid that the input is on."""
 CLIPS = ("relu", "relu6", "hardtanh")
+FREE = ("getitem", "detach", "alias", "split", "split_with_sizes", "chunk", "unbind", "lift_fresh_copy", "to")
+"""What only hands values on, beside what moves them."""
+NO_KERNEL = "no integer kernel for it here"
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,14 @@ class Float:
         kind: the operation.
         reason: why.
         macs: multiply-accumulates for one example.
+        node: the operation.
     """
 
     name: str
     kind: str
     reason: str
     macs: int = 0
+    node: fx.Node | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass
@@ -92,14 +96,21 @@ class Placement:
     Attributes:
         layers: those that run in integers, in order.
         rounded: every value to round, with the value whose grid it is on (itself, or what was moved).
+        dropped: those of them that a dropout has passed since, which scales values in training.
         floats: what stays.
         whole: operations that run in integers beside the layers.
     """
 
     layers: list[Layer] = field(default_factory=list)
     rounded: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    dropped: set[fx.Node] = field(default_factory=set)
     floats: list[Float] = field(default_factory=list)
     whole: set[fx.Node] = field(default_factory=set)
+
+    @property
+    def products(self) -> list[fx.Node]:
+        """Products of two activations in integers, in order."""
+        return [node for node in sorted(self.whole) if kind(node) in PRODUCTS]
 
 
 def place(graph: fx.Graph, *, spared: Iterable[str] = (), gates: bool = False) -> Placement:
@@ -133,25 +144,33 @@ class _Placing:
                 self._whole(node, _operands(node))
             elif name in (*SAME_SCALE, *AVERAGES, *MOVES) and node.all_input_nodes:
                 self._passed(node, name)
-            elif name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
-                self._float(node, name, "no runtime kernel for transposed convolutions", _macs(node))
+            elif name in TRANSPOSED:
+                self._float(node, name, "no runtime kernel for transposed convolutions", macs(node))
             elif name == "scaled_dot_product_attention":
-                self._float(node, name, "attention is left fused", _macs(node))
+                self._float(node, name, "attention is left fused", macs(node))
+        done = {part for layer in self.found.layers for part in (layer.node, layer.norm, layer.last)}
+        done |= {_clipped(node) for node in self.found.whole} | self.found.whole
+        for node in calls(self.graph):
+            if node not in done and not _is_free(node):
+                self._float(node, kind(node), NO_KERNEL, macs(node))
+        order = {node: place for place, node in enumerate(self.graph.nodes)}
+        self.found.floats.sort(key=lambda one: order[one.node])
         return self.found
 
     def _layer(self, node: fx.Node, name: str) -> None:
         source, weight = node.args[0], node.args[1]
         layer = _name(node)
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not isinstance(source, fx.Node):
-            return self._float(node, name, "its weight is computed", _macs(node))
+            return self._float(node, name, "its weight is computed", macs(node))
         if source in self.written:
-            return self._float(node, name, "what it reads is written in place", _macs(node))
+            return self._float(node, name, "what it reads is written in place", macs(node))
         if layer in self.spared:
-            return self._float(node, name, "left in floats as asked", _macs(node))
+            return self._float(node, name, "left in floats as asked", macs(node))
         if node in self.gate:
-            return self._float(node, name, "squeeze-and-excite gate", _macs(node))
-        norm, last = _tail(node) if name != "linear" else (None, _clipped(node))
-        self.found.layers.append(Layer(node, layer, weight, norm, last, _macs(node)))
+            return self._float(node, name, "squeeze-and-excite gate", macs(node))
+        norm = norm_behind(node)
+        last = _clipped(node if norm is None else norm)
+        self.found.layers.append(Layer(node, layer, weight, norm, last, macs(node)))
         self._want(source)
         if name != "linear":  # a linear layer may answer in floats, a convolution may not
             self._round(last)
@@ -160,9 +179,9 @@ class _Placing:
     def _product(self, node: fx.Node, name: str) -> None:
         operands = _operands(node)
         if len(operands) < 2:
-            return self._float(node, name, "a product with a loose parameter", _macs(node))
+            return self._float(node, name, "a product with a loose parameter", macs(node))
         if self.written.intersection(operands):
-            return self._float(node, name, "what it reads is written in place", _macs(node))
+            return self._float(node, name, "what it reads is written in place", macs(node))
         self.found.whole.add(node)
         for operand in operands:
             self._want(operand)
@@ -193,6 +212,8 @@ class _Placing:
             self.found.whole.add(node)
             self.found.rounded[node] = self.found.rounded[source]
             self.ready.add(node)
+            if source in self.found.dropped:
+                self.found.dropped.add(node)
         elif len(shape(source)) == 4:
             self._whole(node, [source])
 
@@ -205,7 +226,11 @@ class _Placing:
             before = source.all_input_nodes[0]
             if not is_float(before) or before.op == "get_attr" or before in self.written:
                 break
+            if kind(source) == "dropout":
+                self.found.dropped.add(value)
             source = before
+        if source in self.found.dropped:
+            self.found.dropped.add(value)
         self.found.rounded.setdefault(source, source)
         self.found.rounded[value] = self.found.rounded[source]
 
@@ -213,8 +238,9 @@ class _Placing:
         self.found.rounded[value] = value
         self.ready.add(value)
 
-    def _float(self, node: fx.Node, name: str, reason: str, macs: int) -> None:
-        self.found.floats.append(Float(_name(node), name, reason, macs))
+    def _float(self, node: fx.Node, name: str, reason: str, work: int) -> None:
+        if all(one.node is not node for one in self.found.floats):
+            self.found.floats.append(Float(_name(node), name, reason, work, node))
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:
@@ -227,17 +253,39 @@ def _operands(node: fx.Node) -> list[fx.Node]:
     ]
 
 
-def _tail(node: fx.Node) -> tuple[fx.Node | None, fx.Node]:
-    """The batch normalisation behind a convolution, and the end of what is done at once."""
+def norm_behind(node: fx.Node) -> fx.Node | None:
+    """The batch normalisation that can be folded into a layer: it has statistics, of the layer's outputs."""
     user = _only_user(node)
-    norm = user if user is not None and kind(user) == "batch_norm" and user.args[0] is node else None
-    return norm, _clipped(node if norm is None else norm)
+    if user is None or kind(user) != "batch_norm" or user.args[0] is not node:
+        return None
+    if not isinstance(user.args[4], fx.Node):  # it never keeps any
+        return None
+    return user if kind(node) != "linear" or len(shape(node)) == 2 else None
+
+
+def _is_free(node: fx.Node) -> bool:
+    """Whether an operation computes nothing of activations that a runtime would spend time on."""
+    value = node.meta.get("val")
+    given = value if isinstance(value, list | tuple) else (value,)
+    if not any(isinstance(one, Tensor) and one.is_floating_point() for one in given):
+        return True
+    return is_weight(node) or kind(node) in (*MOVES, *FREE) or not node.all_input_nodes
 
 
 def _clipped(node: fx.Node) -> fx.Node:
     """The clipping behind, which rounding does by itself."""
     user = _only_user(node)
     return user if user is not None and kind(user) in CLIPS else node
+
+
+def ceiling_of(node: fx.Node) -> float:
+    """What a clipping from zero up lets pass at most; inf for all else."""
+    if kind(node) == "relu6":
+        return 6.0
+    if kind(node) != "hardtanh":
+        return inf
+    low, high = node.args[1] if len(node.args) > 1 else -1.0, node.args[2] if len(node.args) > 2 else 1.0
+    return float(high) if low == 0 else inf  # type: ignore[arg-type]
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
@@ -275,17 +323,3 @@ def _name(node: fx.Node) -> str:
     if isinstance(weight, fx.Node) and weight.op == "get_attr":
         return str(weight.target).rpartition(".")[0] or str(weight.target)
     return node.name
-
-
-def _macs(node: fx.Node) -> int:
-    """Multiply-accumulates for one example."""
-    outputs = prod(shape(node)[1:])
-    if kind(node) == "linear":
-        source = node.args[0]
-        return outputs * shape(source)[-1] if isinstance(source, fx.Node) else 0
-    weight = node.args[1] if len(node.args) > 1 else None
-    if not isinstance(weight, fx.Node):
-        return 0
-    if kind(node) in PRODUCTS:
-        return outputs * shape(node.args[0])[-1]  # type: ignore[arg-type]
-    return outputs * prod(shape(weight)[1:])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from kezuri.core.errors import UsageError
+from kezuri.core.errors import KezuriError, UsageError
 from kezuri.core.progress import NullProgress, Progress
 from kezuri.model.modes import evaluating
 from kezuri.quantization.chains import equalize_network_, gain_of, tensor_at
@@ -48,10 +48,12 @@ class PostTraining:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.batch_size < 1:
-            raise UsageError(
-                f"calibration needs an image at least, got images={self.images}, batch_size={self.batch_size}"
-            )
+        for name in ("images", "batch_size"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise UsageError(f"calibration needs an image at least, got {name}={value!r}")
+        for name in ("equalize", "correct_bias", "reestimate_norms"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(f"{name} is true or false, got {value!r}")
 
 
 @torch.no_grad()
@@ -60,7 +62,7 @@ def calibrate_(
     batches: Sequence[tuple[Tensor, ...]],
     method: PostTraining,
     progress: Progress = SILENT,
-) -> None:
+) -> tuple[str, ...]:
     """Gives every quantizer its range, rounds the weights, and turns all of it on.
 
     Weights change if `rounding` is not "nearest" or something is equalized; batch normalisation and biases if
@@ -71,6 +73,12 @@ def calibrate_(
         batches: inputs, images as in evaluation.
         method: how.
         progress: hears of every batch and layer.
+
+    Returns:
+        what could not be repaired as asked, in words.
+
+    Raises:
+        UsageError: there are no batches, or too few values to re-estimate a normalisation with.
     """
     if not batches:
         raise UsageError("there is nothing to calibrate with: give a few images at least")
@@ -100,6 +108,23 @@ def calibrate_(
         ):
             together = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
             _Repairing(prepared, method, means, progress).run(*together)
+    return _without_bias(prepared) if method.correct_bias else ()
+
+
+def _without_bias(prepared: Quantizable) -> tuple[str, ...]:
+    """In words, the layers that have no bias to correct."""
+    nodes = {node.name: node for node in prepared.network.graph.nodes}
+    names = [
+        site.layer
+        for site in prepared.sites
+        if bias_of(prepared.network, nodes[site.norm or site.node]) is None
+    ]
+    return (f"not corrected, as there is no bias: {', '.join(names)}",) if names else ()
+
+
+def bias_of(network: nn.Module, node: fx.Node) -> Tensor | None:
+    """Of a layer or normalisation; None if it has none."""
+    return tensor_at(network, node.args[2]) if len(node.args) > 2 else None
 
 
 def fit_weight_(prepared: Quantizable, site: Site, observer: Observer) -> None:
@@ -110,18 +135,19 @@ def fit_weight_(prepared: Quantizable, site: Site, observer: Observer) -> None:
         weight = weight * outputs_first(gain_of(prepared.network, site.norm), weight)
     watcher = observer.watch(quantizer.grid, quantizer.axis)
     watcher.see(weight.detach())
-    quantizer.fit(*watcher.range())
+    quantizer.fit_weight(*watcher.range(), weight)
     quantizer.on = True
 
 
 def _means(prepared: Quantizable, batches: Sequence[tuple[Tensor, ...]]) -> dict[str, Tensor]:
     """The mean of each channel that leaves a layer, in floats, by the node's name."""
     wanted = {site.norm or site.node for site in prepared.sites}
+    images = sum(len(batch[0]) for batch in batches)
     total: dict[str, Tensor] = {}
     with evaluating(prepared.network):
         for batch in batches:
             for name, mean in _Listening(prepared.network, wanted).means(batch).items():
-                total[name] = total.get(name, torch.zeros_like(mean)) + mean / len(batches)
+                total[name] = total.get(name, torch.zeros_like(mean)) + mean * (len(batch[0]) / images)
     return total
 
 
@@ -160,9 +186,9 @@ class _Repairing(fx.Interpreter):
         self, prepared: Quantizable, method: PostTraining, means: Mapping[str, Tensor], progress: Progress
     ) -> None:
         super().__init__(prepared.network)
+        self.extra_traceback = False  # errors name the layer
         self.prepared, self.method, self.means, self.progress = prepared, method, means, progress
         self.sites = {site.node: site for site in prepared.sites}
-        self.norms = {site.norm: site for site in prepared.sites if site.norm is not None}
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         self.progress.start("rounding", total=len(self.sites), done=0)
@@ -173,9 +199,13 @@ class _Repairing(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name in self.sites:
-            self._round(n, self.sites[n.name])
+            site = self.sites[n.name]
+            try:
+                self._round(n, site)
+            except KezuriError as error:
+                raise type(error)(f"{site.layer}: {error}") from error
             self.progress.advance(1, {})
-        if n.name in self.norms and self.method.reestimate_norms:
+        if kind(n) == "batch_norm" and self.method.reestimate_norms:
             self._reestimate(n)
         result = super().run_node(n)
         if n.name in self.means:
@@ -208,13 +238,18 @@ class _Repairing(fx.Interpreter):
         x = self.env[node.args[0]].float()  # type: ignore[index]
         values = x.movedim(1, 0).flatten(1)
         mean, variance = (tensor_at(self.prepared.network, node.args[at]) for at in (3, 4))
-        assert mean is not None and variance is not None
+        if mean is None or variance is None:  # it takes those of each batch
+            return
+        if values.shape[1] < 2:
+            raise UsageError(
+                f"reestimate_norms needs two values a channel at least, {node.name} has one: give more images"
+            )
         mean.copy_(values.mean(1))
         variance.copy_(values.var(1))
 
     def _corrected(self, node: fx.Node, result: Tensor) -> Tensor:
         """The result without its mean error, which goes into the layer's bias."""
-        bias = tensor_at(self.prepared.network, node.args[2]) if len(node.args) > 2 else None
+        bias = bias_of(self.prepared.network, node)
         if bias is None:
             return result
         off = channel_means(result, node) - self.means[node.name]

@@ -10,13 +10,19 @@ from torch import Tensor
 
 from kezuri.core.errors import UsageError
 from kezuri.model.channels import Choices
+from kezuri.model.modes import evaluating
 from kezuri.model.portable import save_model
 from kezuri.model.program import Program
 from kezuri.model.shrink import Structure
 from kezuri.quantization.export import export_quantized
 from kezuri.quantization.fake import Ranges
+from kezuri.quantization.graph import kind
+from kezuri.quantization.macs import PRODUCTS
 from kezuri.quantization.network import Quantizable
 from kezuri.quantization.portable import quantization_of
+from kezuri.quantization.scheme import check_ranges
+
+SHOWN = 3  # names of operations of a kind
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,12 @@ class Row:
 
     Attributes:
         name: in the model; the operation's in the graph, where it is no layer.
-        bits: of its weight; None if it stays in floats.
-        error_db: how far the rounded weight is from its own, in decibels of signal to noise; None for floats.
+        bits: of its weight, or of what a product of activations reads; None if it stays in floats.
+        error_db: how far the rounded weight is from its own, in decibels of signal to noise; None for what
+            has no weight, for one that is on its grid already, and for floats.
         share: of the model's multiply-accumulates.
         reason: why it stays in floats.
+        kind: the operation, such as "conv2d".
     """
 
     name: str
@@ -36,6 +44,7 @@ class Row:
     error_db: float | None
     share: float
     reason: str | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,16 +52,18 @@ class Report:
     """What runs in integers and what does not.
 
     Attributes:
-        rows: the layers in order, then what stays in floats.
+        rows: the layers in order, products of activations, then what stays in floats.
         activation_bits: of what flows between.
         images: that ranges were found with.
         spared: layers that were left in floats because accuracy asked for it.
+        unrepaired: layers that a repair that was asked for could not reach, with why.
     """
 
     rows: tuple[Row, ...]
     activation_bits: int
     images: int
     spared: tuple[str, ...] = ()
+    unrepaired: tuple[str, ...] = ()
 
     @property
     def integer_share(self) -> float:
@@ -60,19 +71,32 @@ class Report:
         return sum(row.share for row in self.rows if row.bits is not None)
 
     def __str__(self) -> str:
-        integer = [row for row in self.rows if row.bits is not None]
-        each = {row.bits: sum(other.bits == row.bits for other in integer) for row in integer}
+        layers = [row for row in self.rows if row.bits is not None and row.kind not in PRODUCTS]
+        products = sum(row.kind in PRODUCTS for row in self.rows if row.bits is not None)
+        each = {row.bits: sum(other.bits == row.bits for other in layers) for row in layers}
         bits = ", ".join(f"{count} of {bits} bits" for bits, count in sorted(each.items(), reverse=True))
+        also = f" and {products} products of activations" if products else ""
         lines = [
-            f"{len(integer)} layers in integers ({bits}), activations of {self.activation_bits} bits: "
+            f"{len(layers)} layers{also} in integers ({bits}), activations of {self.activation_bits} bits: "
             f"{self.integer_share:.1%} of the multiply-accumulates; ranges from {self.images} images"
         ]
-        lines += [
-            f"{row.name} in floats ({row.share:.1%} of the multiply-accumulates): {row.reason}"
-            for row in self.rows
-            if row.bits is None
-        ]
-        return "\n".join(lines)
+        if self.activation_bits < 8:
+            lines.append(
+                "activations of fewer than 8 bits are simulated: the file clips and computes in floats"
+            )
+        return "\n".join([*lines, *self._floats(), *self.unrepaired])
+
+    def _floats(self) -> Iterator[str]:
+        """A line for each kind of operation that stays in floats, and reason."""
+        groups: dict[tuple[str, str | None], list[Row]] = {}
+        for row in self.rows:
+            if row.bits is None:
+                groups.setdefault((row.kind, row.reason), []).append(row)
+        for (operation, reason), rows in groups.items():
+            share = sum(row.share for row in rows)
+            names = ", ".join(row.name for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
+            work = f"{share:.1%} of the multiply-accumulates" if share else "no multiply-accumulates"
+            yield f"{len(rows)} {operation} in floats ({work}): {reason} ({names})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +157,11 @@ class Quantized:
         """What training does from now on to the ranges of activations: "fixed", "moving" or "learned".
 
         "learned" has the scales of weights learn too. There is no way back from it.
+
+        Raises:
+            UsageError: there is no such way, or the ranges are learned already.
         """
+        check_ranges(ranges)
         for quantizer in self.prepared.activation_quantizers:
             _set(quantizer, ranges)
         for site in self.prepared.sites if ranges == "learned" else ():
@@ -163,25 +191,31 @@ def image_shape_of(inputs: tuple[Tensor, ...]) -> tuple[int, int, int]:
 
 
 @torch.no_grad()
-def report_of(prepared: Quantizable, images: int, spared: tuple[str, ...] = ()) -> Report:
+def report_of(
+    prepared: Quantizable, images: int, spared: tuple[str, ...] = (), unrepaired: tuple[str, ...] = ()
+) -> Report:
     """What is where, with how well each weight fits its grid.
 
     Args:
         images: that ranges were found with.
         spared: left in floats because accuracy asked for it.
+        unrepaired: what `calibrate_` told.
     """
-    total = sum(site.macs for site in prepared.sites) + sum(one.macs for one in prepared.floats)
-    rows = tuple(_rows(prepared, max(total, 1)))
-    return Report(rows, prepared.scheme.activation_bits, images, spared)
+    with evaluating(prepared.network):
+        rows = tuple(_rows(prepared, max(prepared.macs, 1)))
+    return Report(rows, prepared.scheme.activation_bits, images, spared, unrepaired)
 
 
 def _rows(prepared: Quantizable, total: int) -> Iterator[Row]:
+    kinds = {node.name: kind(node) for node in prepared.network.graph.nodes}
     for site in prepared.sites:
         quantizer = prepared.weight_quantizer(site)
         weight = prepared.weight(site)
         noise = float((quantizer(weight) - weight).square().sum()) if quantizer.axis is not None else 0.0
         signal = float(weight.square().sum())
-        error = 10 * torch.log10(torch.tensor(signal / noise)) if noise > 0 < signal else None
-        yield Row(site.layer, quantizer.grid.bits, None if error is None else float(error), site.macs / total)
+        error = float(10 * torch.log10(torch.tensor(signal / noise))) if noise > 0 < signal else None
+        yield Row(site.layer, quantizer.grid.bits, error, site.macs / total, kind=kinds[site.node])
+    for name, macs in prepared.products.items():
+        yield Row(name, prepared.scheme.activation_bits, None, macs / total, kind=kinds[name])
     for one in prepared.floats:
-        yield Row(one.name, None, None, one.macs / total, one.reason)
+        yield Row(one.name, None, None, one.macs / total, one.reason, one.kind)

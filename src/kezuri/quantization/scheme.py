@@ -43,23 +43,43 @@ class Scheme:
     replaced: Mapping[str, Replacement] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        named = {"bits": self.bits, "activation_bits": self.activation_bits, "edge_bits": self.edge_bits}
-        for name, bits in (*named.items(), *self.layer_bits.items()):
-            if type(bits) is not int or bits not in BITS:
-                raise UsageError(f"{name}: bits are from {BITS.start} to {BITS.stop - 1}, got {bits}")
-        if isinstance(self.spared, str) or not all(isinstance(name, str) for name in self.spared):
+        for name in ("bits", "activation_bits", "edge_bits"):
+            _check_bits(name, getattr(self, name))
+        if not isinstance(self.layer_bits, Mapping):
+            raise UsageError(f"layer_bits are bits by name of the layer, got {self.layer_bits!r}")
+        for layer, bits in self.layer_bits.items():
+            _check_bits(f"layer_bits of {layer!r}", bits)
+        if not isinstance(self.spared, tuple) or not all(isinstance(name, str) for name in self.spared):
             raise UsageError(f"spared are names of layers, got {self.spared!r}")
         for name in ("per_channel", "attention", "gates"):
             if not isinstance(value := getattr(self, name), bool):
                 raise UsageError(f"{name} is true or false, got {value!r}")
-        if self.ranges not in get_args(Ranges):
-            raise UsageError(f"ranges is one of {', '.join(get_args(Ranges))}; got {self.ranges!r}")
+        check_ranges(self.ranges)
+        if not isinstance(self.replaced, Mapping):
+            raise UsageError(
+                f"replaced says what becomes what, such as {{'gelu': 'relu'}}; got {self.replaced!r}"
+            )
         for name, other in self.replaced.items():
             if name not in REPLACEABLE or other not in REPLACEMENTS:
                 raise UsageError(
                     f"replaced: {', '.join(REPLACEABLE)} can become {' or '.join(REPLACEMENTS)}; "
                     f"got {name!r}: {other!r}"
                 )
+
+
+def _check_bits(what: str, bits: object) -> None:
+    if type(bits) is not int or bits not in BITS:
+        raise UsageError(f"{what}: bits are from {BITS.start} to {BITS.stop - 1}, got {bits!r}")
+
+
+def check_ranges(ranges: object) -> None:
+    """That there is such a way to train ranges.
+
+    Raises:
+        UsageError: there is not.
+    """
+    if ranges not in get_args(Ranges):
+        raise UsageError(f"ranges is one of {', '.join(get_args(Ranges))}; got {ranges!r}")
 
 
 REPLACEMENTS = get_args(Replacement)

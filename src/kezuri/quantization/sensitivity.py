@@ -17,7 +17,8 @@ Metric = Literal["size", "macs", "latency"]
 
 FORMAT = "kezuri sensitivity 1"
 JOURNAL = "kezuri sensitivity journal 1"
-BITS = (*range(2, 9), 16, 32)
+FLOATS = 32
+BITS = (*range(2, 9), 16, FLOATS)
 SAME = 1e-4  # of two losses of one model, measured under other conditions
 
 
@@ -30,7 +31,7 @@ class Option:
         sparsity: fraction of its weights removed, [0, 1).
     """
 
-    bits: int = 32
+    bits: int = FLOATS
     sparsity: float = 0.0
 
     def __post_init__(self) -> None:
@@ -44,6 +45,7 @@ class Option:
 
 
 UNTOUCHED = Option()
+INTEGERS = Option(8)
 
 
 @dataclass(frozen=True)

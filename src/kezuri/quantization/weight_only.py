@@ -73,8 +73,8 @@ class FourBit:
 
 
 def to_four_bit(
-    source: Path,
-    target: Path,
+    source: Path | str,
+    target: Path | str,
     *,
     block: int = 32,
     symmetric: bool = False,
@@ -109,6 +109,7 @@ def to_four_bit(
         ParityFailed: ONNX Runtime, as installed here, answers something else than the rounded weights give.
         ResourceError: the file cannot be written.
     """
+    source, target = Path(source), Path(target)
     if arithmetic not in get_args(Arithmetic):
         raise UsageError(f"arithmetic is one of {', '.join(get_args(Arithmetic))}; got {arithmetic!r}")
     proto = read_onnx(source)

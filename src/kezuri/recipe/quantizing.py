@@ -1,24 +1,28 @@
 """The work of the step `quantize`: calibrated, chosen, spared or trained until the floor holds."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from kezuri.artifact.atomic import write_json
-from kezuri.core.errors import GoalUnreachable, UsageError
+from kezuri.core.errors import UsageError
 from kezuri.core.measurement import Measurement
 from kezuri.core.seeds import derive
 from kezuri.measure.accuracy import accuracy_measurement
 from kezuri.prune.masks import Masks
-from kezuri.quantization.allocation import Allocated, allocate_layers, without
+from kezuri.quantization.allocation import allocate_layers, without
 from kezuri.quantization.bits import front_to_json
-from kezuri.quantization.post_training import calibration_batches, keeping, post_training
+from kezuri.quantization.budget import Allocated
+from kezuri.quantization.post_training import calibration_batches, post_training
 from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.quantization.quantized import Quantized
+from kezuri.quantization.sensitivity import UNTOUCHED, Metric
+from kezuri.quantization.sparing import keeping, unkept
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.recipe.teaching import objective_of
+from kezuri.recipe.timing import FileRace
 from kezuri.train import evaluate, fit
 
 if TYPE_CHECKING:
@@ -83,71 +87,71 @@ class Quantizing:
         """What the budget came to; from here on layers have these bits, and zeros."""
         assert self.plan.budget is not None
         resources = self.resources
-        folder = resources.stages.folder
-        metric = self.plan.budget.metric
+        folder, metric = resources.stages.folder, self.plan.budget.metric
         found = allocate_layers(
             self.model,
             self.batches,
             self.scheme,
             self.method,
             self.plan.budget,
+            race=FileRace(resources.goal.runtime) if metric == "latency" else None,
             journal=folder.stage(self.stage) / TABLE,
             progress=resources.listener,
         )
         content = front_to_json(found.table, metric=metric, chosen=found.allocation, points=POINTS)
         write_json(folder.allocation, {"stage": self.stage, **found.to_json(), **content})
-        self.scheme = replace(self.scheme, layer_bits=found.layer_bits)
+        self.scheme = found.scheme(self.scheme)
         self.masks = _joined(self.masks, found.masks)
         self.model = without(self.model, found.masks)
-        cost, whole = found.allocation.cost.of(metric) or 0.0, found.whole.of(metric) or 1.0
-        bits = [option.bits for option in found.allocation.options.values()]
-        resources.listener.say(
-            f"layers get {min(bits)} to {max(bits)} bits: {metric} is {cost:,.0f}, {cost / whole:.1%} of "
-            f"that in floats (asked for: {found.limit:,.0f} at most)"
-        )
+        resources.listener.say(_outcome(found, metric))
         return found
 
     def _best(self) -> tuple[Quantized, float, str]:
-        """The best of what the plan allows to try, its validation accuracy, and how it came about."""
-        plan, how = self.plan, "after calibration"
-        result = self._calibrated()
-        accuracy = self._told(result, how)
-        if plan.train != "always":
-            if accuracy >= self.floor:
-                return result, accuracy, how
-            if plan.budget is None and (kept := self._kept()) is not None:
-                how = "some layers in floats"
-                return kept, self._told(kept, how), how
-            if plan.train == "never":
-                return result, accuracy, how
-        self._train(result)
-        trained = self._told(result, "after training")
-        if trained >= accuracy:
-            return result, trained, "after training"
-        return self._calibrated(), accuracy, "after calibration, as training did not help"
+        """The best of what the plan allows to try, its validation accuracy, and how it came about.
 
-    def _calibrated(self) -> Quantized:
+        Ways are tried until one holds the floor. Of a training and what went before it, the more accurate is
+        kept.
+        """
+        plan, floats = self.plan, self._spared if self.plan.budget is None else None
+        tried = [self._calibrated()]
+        if plan.train == "always":
+            tried.append(self._trained())
+        if floats is not None and all(accuracy < self.floor for _, accuracy, _ in tried):
+            tried.append(floats())
+            if tried[-1][1] >= self.floor:
+                return tried[-1]
+        if plan.train == "if_needed" and all(accuracy < self.floor for _, accuracy, _ in tried):
+            tried.append(self._trained())
+        return max(reversed(tried), key=lambda one: one[1])
+
+    def _calibrated(self) -> tuple[Quantized, float, str]:
+        return self._told(self._quantized(), "after calibration")
+
+    def _quantized(self) -> Quantized:
         result = post_training(self.model, self.batches, self.scheme, self.method, self.resources.listener)
         self._hold(result.model)
         return result
 
-    def _kept(self) -> Quantized | None:
-        """With as few layers in floats as hold the floor; None if no choice of layers does."""
-        try:
-            kept = keeping(
-                self.model,
-                self.batches,
-                self.scheme,
-                self.method,
-                accuracy=self._accuracy,
-                floor=self.floor,
-                progress=self.resources.listener,
-            )
-        except GoalUnreachable as error:
-            self.resources.listener.warn(str(error))
-            return None
-        self._hold(kept.model)
-        return kept
+    def _spared(self) -> tuple[Quantized, float, str]:
+        """With as few layers in floats as hold the floor; the most accurate if no choice of layers does."""
+        found = keeping(
+            self.model,
+            self.batches,
+            self.scheme,
+            self.method,
+            accuracy=self._accuracy,
+            floor=self.floor,
+            progress=self.resources.listener,
+        )
+        if not found.kept:
+            self.resources.listener.warn(str(unkept(found, self.floor)))
+        self._hold(found.best.model)
+        return self._told(found.best, "some layers in floats")
+
+    def _trained(self) -> tuple[Quantized, float, str]:
+        result = self._quantized()
+        self._train(result)
+        return self._told(result, "after training")
 
     def _train(self, result: Quantized) -> None:
         """The quantized model, trained."""
@@ -171,18 +175,35 @@ class Quantizing:
         if self.masks is not None:
             self.masks.apply_(model)
 
-    def _told(self, result: Quantized, how: str) -> float:
+    def _told(self, result: Quantized, how: str) -> tuple[Quantized, float, str]:
         found = evaluate(result.model, self.resources.data.validation, device=self.resources.device)
         correct = int((found.predictions == found.labels).sum())
         row = accuracy_measurement(correct, len(found.labels), split="validation")
         self.measured.append(row.under(model="quantized", moment=how))
         self.resources.listener.say(f"quantized, {how}: validation accuracy {found.accuracy:.2%}")
-        return found.accuracy
+        return result, found.accuracy, how
 
     def _accuracy(self, model: nn.Module) -> float:
         """Of a quantized model, which is held to the masks."""
         self._hold(model)
         return evaluate(model, self.resources.data.validation, device=self.resources.device).accuracy
+
+
+def _outcome(found: Allocated, metric: Metric) -> str:
+    """What a budget came to, in a line."""
+    cost, whole = found.allocation.cost.of(metric) or 0.0, found.whole.of(metric) or 1.0
+    options = found.allocation.options.values()
+    if metric == "latency":
+        floats = sum(option == UNTOUCHED for option in options)
+        return (
+            f"{floats} of {len(options)} layers stay in floats: {cost:.4g} ms for one image, "
+            f"{cost / whole:.1%} of that in floats (asked for: {found.limit:.4g} at most)"
+        )
+    bits = [option.bits for option in options]
+    return (
+        f"layers get {min(bits)} to {max(bits)} bits: {metric} is {cost:,.0f}, {cost / whole:.1%} of "
+        f"that in floats (asked for: {found.limit:,.0f} at most)"
+    )
 
 
 def _joined(masks: Masks | None, more: Mapping[str, Tensor]) -> Masks | None:
@@ -200,9 +221,8 @@ def _measurements(result: Quantized, chosen: Allocated | None) -> list[Measureme
             said: dict[str, Any] = {"model": "quantized", "layer": row.name}
             rows.append(Measurement("bits", row.bits, "count", conditions=said))
     if chosen is not None:
-        for metric, value in asdict(chosen.allocation.cost).items():
-            if value is not None:
-                unit = "bytes" if metric == "size" else "count"
-                said = {"model": "quantized", "format": "packed"}
-                rows.append(Measurement(metric, value, unit, conditions=said))
+        for metric in ("size", "macs"):
+            said = {"model": "quantized", "format": "packed"}
+            unit = "bytes" if metric == "size" else "count"
+            rows.append(Measurement(metric, getattr(chosen.allocation.cost, metric), unit, conditions=said))
     return rows

@@ -1,9 +1,9 @@
 """Proposals timed in the user's runtime, before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -18,16 +18,14 @@ from torch.utils import _pytree as pytree
 from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import UsageError
 from kezuri.core.measurement import Measurement
-from kezuri.measure.latency import Comparison, compare_latency
+from kezuri.measure.latency import Comparison, race
 from kezuri.measure.size import weights_size
 from kezuri.model.modes import device_of, evaluating
 from kezuri.model.shrink import structure_of
 from kezuri.recipe.costs import Costs, Proposal
 from kezuri.runtime.export import _anonymise_, export_onnx
-from kezuri.runtime.runner import Session, Threads, runners
+from kezuri.runtime.runner import Session, Threads, file_runner, runners
 from kezuri.runtime.sliced import SliceableExport
-
-RACES = 3
 
 
 @dataclass(frozen=True)
@@ -88,23 +86,11 @@ class Timing(AbstractContextManager["Timing"]):
         return self.race(models, seconds=seconds)
 
     def race(self, models: Mapping[str, Path | nn.Module], *, seconds: float) -> Comparison:
-        """Times models of one input shape in turns, so many seconds in all; speedups are against the first.
-
-        They are loaded anew for each of three races, as where a model happens to lie in memory is worth a per
-        cent. Values are the median race's, spreads those of all races.
-        """
-        races = [
-            compare_latency(
-                {name: self._loaded(model) for name, model in models.items()},
-                self.shape,
-                calls=1000,
-                budget_seconds=seconds / RACES,
-            )
-            for _ in range(RACES)
-        ]
-        return Comparison(
-            {name: _pooled([race.latencies[name] for race in races]) for name in models},
-            {name: _pooled([race.speedups[name] for race in races]) for name in models},
+        """Times models of one input shape as `kezuri.measure.latency.race` does, so many seconds in all."""
+        return race(
+            {name: partial(self._loaded, model) for name, model in models.items()},
+            self.shape,
+            seconds=seconds,
         )
 
     def _loaded(self, model: Path | nn.Module) -> Session:
@@ -187,11 +173,27 @@ def _follow_groups_(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]
                 attribute.i = attribute.i * after[0] // before[0] if depthwise else attribute.i
 
 
-def _pooled(races: Sequence[Measurement]) -> Measurement:
-    middle = sorted(races, key=lambda race: race.value)[len(races) // 2]
-    return replace(
-        middle,
-        low=min(race.value if race.low is None else race.low for race in races),
-        high=max(race.value if race.high is None else race.high for race in races),
-        samples=sum(race.samples for race in races),
-    )
+@dataclass(frozen=True)
+class FileRace:
+    """Times files in a runtime on one thread.
+
+    Raises:
+        UnknownName, UsageError: there is no such runner, it takes no files or is not installed.
+
+    Attributes:
+        runtime: the name of a runner that takes files.
+        seconds: for each file.
+    """
+
+    runtime: str = "onnxruntime"
+    seconds: float = 0.4
+
+    def __post_init__(self) -> None:
+        file_runner(self.runtime)
+
+    def __call__(self, files: Mapping[str, Path], shape: tuple[int, ...]) -> dict[str, float]:
+        """Milliseconds a call of each file for one batch of this shape, taken in turns."""
+        runner = file_runner(self.runtime)
+        loads = {name: partial(runner.prepare, path, threads=1) for name, path in files.items()}
+        found = race(loads, shape[1:], batch=shape[0], seconds=self.seconds * len(files))
+        return {name: one.value for name, one in found.latencies.items()}

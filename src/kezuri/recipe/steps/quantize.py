@@ -6,10 +6,10 @@ from typing import ClassVar, Literal, get_args
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.model.sites import prunable_weights
-from kezuri.quantization.allocation import Budget
+from kezuri.quantization.budget import Budget
 from kezuri.quantization.observer import Observer, observers
-from kezuri.quantization.post_training import usual_observer
 from kezuri.quantization.ptq import PostTraining
+from kezuri.quantization.quantize import check_scales, usual_observer
 from kezuri.quantization.rounding import Rounding
 from kezuri.quantization.roundings.nearest import Nearest
 from kezuri.quantization.scheme import Scheme
@@ -32,8 +32,8 @@ class Quantize(Scheme):
 
     Ranges come from a few training images. If accuracy then is below the floor, layers are left in floats,
     those that suffer most first; if no choice of layers holds it, the quantized model is trained. Under a
-    budget each layer has the bits that were chosen for it, and none is left in floats. What came out best is
-    kept in any case.
+    budget each layer has the bits that were chosen for it, and no more are left in floats. What came out best
+    is kept in any case.
 
     Attributes:
         observer, weight_observer: how ranges of activations and of weights are found; "min_max" for 8 bits
@@ -46,9 +46,11 @@ class Quantize(Scheme):
         train: whether the quantized model is trained: "never", "if_needed" for the floor, "always".
         finetune: that training. Batch normalisation is alive in it, and folded when the file is written.
         keep: the accuracy to keep, when it is not the recipe's goal.
-        budget: what the weights may cost, such as `{size: 0.15}` of the model as this step finds it; each
+        budget: what the model may cost, such as `{size: 0.15}` of the model as this step finds it; each
             layer gets the bits (and sparsity) that lose least, chosen from the budget's `bits` and
-            `sparsities`. What each layer loses is measured once and kept in the run.
+            `sparsities`. Under `{latency: 0.5}`, of the time in floats and in the goal's runtime, layers that
+            lose most for the time they save stay in floats. What each layer loses is measured once and kept
+            in the run.
     """
 
     compresses: ClassVar[bool] = True
@@ -77,7 +79,7 @@ class Quantize(Scheme):
                 f"{given} and a budget cannot both be: a budget chooses the bits of each layer; say in "
                 "budget.bits from which"
             )
-        self.method()
+        check_scales(self, self.method())
 
     @property
     def lowest(self) -> int:
