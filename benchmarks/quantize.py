@@ -13,7 +13,6 @@ torchvision and timm, where installed. ResNet-18 is also cut to half of its chan
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
-import onnxruntime as ort
 import torch
 from payoff import resnet18
 from record import record
@@ -35,6 +33,7 @@ from kezuri.measure.latency import compare_latency
 from kezuri.model.load import ModelSpec, load_model
 from kezuri.quantization.quantize import quantize
 from kezuri.recipe.prune_channels import prune_channels
+from kezuri.runtime.kernels import Kernel, kernels, told
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 
 IMAGES = 24
@@ -101,7 +100,9 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
             found[f"{maker}: size of float's"] = round(path.stat().st_size / plain.stat().st_size, 4)
             found[f"{maker}: signal to noise dB"] = round(decibels(expected, answers(path, images)), 1)
             found[f"{maker}: seconds to make"] = [round(each, 2) for each in seconds[maker]]
-            found[f"{maker}: kernels"] = kernels(path, Path(folder))
+            profile = kernels(path, shape)
+            found[f"{maker}: products"] = products(profile)
+            found[f"{maker}: of the time"] = told(profile)
         for maker in list(files)[1:]:
             ratios = [mine / theirs for mine, theirs in zip(seconds["ours"], seconds[maker], strict=True)]
             found[f"ours / {maker}: time to make"] = round(median(ratios), 3)
@@ -179,17 +180,13 @@ def decibels(expected: Tensor, found: Tensor) -> float:
     return float(10 * torch.log10(expected.var() / (expected - found).var()))
 
 
-def kernels(path: Path, folder: Path) -> dict[str, int]:
-    """What ONNX Runtime runs: products in integers, those in floats, and conversions."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    nodes = Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
-    integer = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
+def products(found: tuple[Kernel, ...]) -> dict[str, int]:
+    """What ONNX Runtime runs: products in integers, and those in floats."""
     plain = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-    groups = {"integer": integer, "float": plain, "conversions": ("QuantizeLinear", "DequantizeLinear")}
-    return {group: sum(nodes[kind] for kind in kinds) for group, kinds in groups.items()}
+    integer = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
+    counts = {one.name: one.count for one in found}
+    groups = {"integer": integer, "float": plain}
+    return {group: sum(counts.get(kind, 0) for kind in kinds) for group, kinds in groups.items()}
 
 
 def row(found: Measurement) -> str:

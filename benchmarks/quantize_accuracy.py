@@ -63,8 +63,8 @@ ROWS: dict[str, Row] = {
     "4-bit weights, nearest": calibrated(4),
     "4-bit weights, gptq": calibrated(4, rounding="gptq"),
     "4-bit weights, adaround": calibrated(4, rounding="adaround"),
-    "4 bits, trained 0.5 epochs (LSQ)": trained(4, 0.5, 0.01, "learned"),
-    "2 bits, trained 1 epoch (LSQ)": trained(2, 1.0, 0.02, "learned"),
+    "4 bits, trained 1 epoch (LSQ)": trained(4, 1, 0.01, "learned"),
+    "2 bits, trained 3 epochs (LSQ)": trained(2, 3, 0.02, "learned"),
 }
 SHORT = ("8 bits, calibrated", "8 bits, calibrated by mse", "8 bits, trained 0.3 epochs")
 """Rows for the larger networks."""
