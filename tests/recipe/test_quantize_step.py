@@ -327,6 +327,27 @@ def test_bits_are_chosen_under_a_budget_and_the_table_is_kept(apply):
     assert len(table["entries"]) == 3 * len(record["bits"])
 
 
+def test_layers_stay_in_floats_under_a_budget_of_time_as_was_measured(apply):
+    """How fast which choice is differs from run to run; that the choice follows from it does not."""
+    hearing = Hearing()
+    after, resources = apply("budget: {latency: 5}, images: 64, train: never", listener=hearing)
+    record = resources.stages.record("1-quantize")
+    found, chosen = record["allocation"], record["allocation"]["chosen"]
+    floats = [layer for layer, option in chosen["options"].items() if option["bits"] == 32]
+    assert [*after.quantization.spared] == floats and set(record["bits"]) == chosen["options"].keys() - set(
+        floats
+    )
+    assert chosen["latency"] <= found["limit"] == 5
+    tried = {(one["floats"], one["loss"]): one["latency"] for one in found["timed"]}
+    assert tried[len(floats), chosen["loss"]] == chosen["latency"]
+    content = json.loads(resources.stages.folder.allocation.read_text())
+    assert content["metric"] == "latency" and content["timed"] == found["timed"]
+    assert any(
+        f"{len(floats)} of {len(chosen['options'])} layers stay in floats" in line for line in hearing.said
+    )
+    assert (resources.stages.folder.stage("1-quantize") / "sensitivity.latencies.json").exists()
+
+
 def test_no_layer_is_left_in_floats_under_a_budget(apply):
     hearing = Hearing()
     step = "budget: {size: 0.1, bits: [2]}, activation_bits: 2, train: never, keep: {accuracy: 0}, images: 64"

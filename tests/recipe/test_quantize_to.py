@@ -130,6 +130,7 @@ def test_times_of_layers_are_those_of_the_layers_alone(heavy, views, tmp_path):
     assert found[1] == found[2] == found[3]
     assert raced == [
         (["integers", "plain"], (1, 3, 32, 32)),
+        ([""], (1, 16)),
         ([""], (1, 100_000)),
         (["integers", "plain"], (1, 64, 32, 32)),
         (["integers", "plain"], (1, 64)),

@@ -59,3 +59,20 @@ def test_draws_a_picture():
 def test_nothing_to_draw_is_refused():
     with pytest.raises(UsageError, match="no choice of bits"):
         allocation_chart({"metric": "size", "front": [], "uniform": [], "chosen": None})
+
+
+def test_choices_that_were_timed_are_drawn_and_told_in_words_of_time():
+    alike = [point(2e6, 0.0005, name="8 bits"), point(4e6, 0.0, name="32 bits")]
+    chosen = {**point(3e6, 0.0001), "options": {"a": {"bits": 8}, "b": {"bits": 32}}}
+    drawn = content("latency", chosen, alike) | {"front": alike, "timed": [chosen], "whole": {"latency": 4.0}}
+    rows = spec(allocation_chart(drawn))["data"]["values"]
+    assert [row["kind"] for row in rows] == [
+        *["layer by layer"] * 2,
+        *["all layers alike"] * 2,
+        "timed as a whole",
+        "chosen",
+    ]
+    assert [row["words"] for row in rows[2:4]] == ["all in integers", "all in floats"]
+    assert rows[0]["loss"] == pytest.approx(0.5)  # thousandths
+    title = spec(allocation_chart(drawn))["title"]
+    assert title["text"] == "1 of 2 layers in floats: 3.00 ms, −25 % against all in floats"

@@ -26,7 +26,7 @@ from kezuri.quantization.ptq import PostTraining
 from kezuri.quantization.quantized import image_shape_of
 from kezuri.quantization.roundings.nearest import Nearest
 from kezuri.quantization.scheme import Scheme
-from kezuri.quantization.sensitivity import INTEGERS, UNTOUCHED, Cost, Option
+from kezuri.quantization.sensitivity import INTEGERS, UNTOUCHED, Cost, Option, SensitivityTable
 from kezuri.runtime.export import export_onnx
 
 FORMAT = "kezuri latencies 1"
@@ -67,7 +67,6 @@ def choose_within_latency(
             each = [times.of(site)[option == INTEGERS] for site in costs.sites[layer]]
             return replace(costs.cost(layer, option), latency=sum(each))
 
-        options = [(layer, option) for layer in costs.sites for option in (UNTOUCHED, INTEGERS)]
         table = measure_layers_in_integers(
             costs,
             batches,
@@ -79,13 +78,30 @@ def choose_within_latency(
             journal=journal,
             progress=progress,
         )
-        in_layers = sum(table.entry(*one).cost.latency or 0.0 for one in options if one[1] == INTEGERS)
-        rest = max(trials.latency(()) - in_layers, 0.0)
-        table = replace(table, fixed=replace(costs.fixed, latency=rest))
+        table = _in_line(table, trials.floats, trials.latency(()))
         limit = most * trials.floats if most < 1 else most
         chosen = trials.search(front(table, metric="latency", points=POINTS), limit, progress)
         floats = replace(costs.whole, latency=trials.floats)
         return Allocated(chosen, table, limit, floats, tried=tuple(trials.tried))
+
+
+def _in_line(table: SensitivityTable, floats: float, integers: float) -> SensitivityTable:
+    """The table with latencies that add up to those measured of the whole, in floats and in integers."""
+    plain, rounded = (
+        sum(table.entry(layer, option).cost.latency or 0.0 for layer in table.layers)
+        for option in (UNTOUCHED, INTEGERS)
+    )
+    factor = (floats - integers) / (plain - rounded) if floats > integers and plain > rounded else 1.0
+
+    def scaled(cost: Cost) -> Cost:
+        return replace(cost, latency=factor * (cost.latency or 0.0))
+
+    layers = {
+        layer: tuple(replace(entry, cost=scaled(entry.cost)) for entry in entries)
+        for layer, entries in table.layers.items()
+    }
+    rest = max(integers - factor * rounded, 0.0)
+    return replace(table, layers=layers, fixed=replace(table.fixed, latency=rest))
 
 
 class _Trials:

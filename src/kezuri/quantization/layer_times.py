@@ -1,12 +1,13 @@
 """What each layer takes by itself in a runtime, in floats and in integers: the costs of a latency budget.
 
-Layers of the same make share one timing. What a layer takes in integers is that of a file of the layer alone
-less the conversions at its two ends, which its neighbours spare it; in floats the conversions come on top, as
-its neighbours are in integers. Two neighbours in floats save those between them, which these costs do not
-know: choices are therefore timed as a whole, too (`kezuri.quantization.latency_budget`).
+Layers of the same make share one timing, of a file of the layer alone, less what any call takes. In integers
+the conversions at its two ends come off, which its neighbours spare it; in floats they come on top, as its
+neighbours are in integers. Two neighbours in floats save those between them, which these costs do not know:
+choices are therefore timed as a whole, too (`kezuri.quantization.latency_budget`).
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +24,8 @@ from kezuri.quantization.ptq import layer_map
 from kezuri.quantization.quantize import quantize
 from kezuri.runtime.export import OPSET, export_onnx, serialized
 
-NUMBERS = 100_000
-"""In a batch that conversions are timed with."""
+FEW, MANY = 16, 100_000
+"""Numbers in the files that conversions are timed with."""
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -54,7 +55,6 @@ class LayerTimes:
         self.nodes = {node.name: node for node in prepared.network.graph.nodes}
         self.inputs = _Inputs(prepared).seen(example)
         self._known: dict[object, tuple[float, float]] = {}
-        self._conversion: float | None = None
 
     def of(self, site: Site) -> tuple[float, float]:
         """Milliseconds for one image in floats and in integers, its conversions counted as said above."""
@@ -70,8 +70,9 @@ class LayerTimes:
         export_onnx(alone, shape, plain)  # type: ignore[arg-type]
         quantize(alone, x).export(integers)
         found = self.race({"plain": plain, "integers": integers}, tuple(x.shape))
-        ends = self.conversion * (x.numel() + answers)
-        return found["plain"] + ends, max(found["integers"] - ends, 0.0)
+        call, conversion = self.overheads
+        ends = conversion * (x.numel() + answers)
+        return max(found["plain"] - call, 0.0) + ends, max(found["integers"] - call - ends, 0.0)
 
     def _alone(self, site: Site) -> nn.Module:
         """The layer by itself, with a bias, as folding gives it one."""
@@ -95,14 +96,15 @@ class LayerTimes:
             layer.weight.copy_(weight)
         return nn.Sequential(layer).eval()
 
-    @property
-    def conversion(self) -> float:
-        """Milliseconds to turn one number into an integer, or back."""
-        if self._conversion is None:
-            path = self.folder / "conversions.onnx"
-            write_bytes(path, serialized(_conversions()))
-            self._conversion = self.race({"": path}, (1, NUMBERS))[""] / (2 * NUMBERS)
-        return self._conversion
+    @cached_property
+    def overheads(self) -> tuple[float, float]:
+        """Milliseconds of a call that does next to nothing, and of turning one number into an integer."""
+        took = []
+        for numbers in (FEW, MANY):
+            path = self.folder / f"conversions-{numbers}.onnx"
+            write_bytes(path, serialized(_conversions(numbers)))
+            took.append(self.race({"": path}, (1, numbers))[""])
+        return took[0], max(took[1] - took[0], 0.0) / (2 * (MANY - FEW))
 
 
 def _each(numbers: tuple[int, ...], places: int) -> tuple[int, ...]:
@@ -110,10 +112,10 @@ def _each(numbers: tuple[int, ...], places: int) -> tuple[int, ...]:
     return numbers * places if len(numbers) == 1 else numbers
 
 
-def _conversions() -> onnx.ModelProto:
-    """A file that rounds and does nothing else."""
+def _conversions(numbers: int) -> onnx.ModelProto:
+    """A file that rounds so many numbers and does nothing else."""
     ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", NUMBERS])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", numbers])
         for name in ("images", "logits")
     ]
     given = [

@@ -148,14 +148,24 @@ class _Placing:
                 self._float(node, name, "no runtime kernel for transposed convolutions", macs(node))
             elif name == "scaled_dot_product_attention":
                 self._float(node, name, "attention is left fused", macs(node))
-        done = {part for layer in self.found.layers for part in (layer.node, layer.norm, layer.last)}
-        done |= {_clipped(node) for node in self.found.whole} | self.found.whole
+        done = self._done()
         for node in calls(self.graph):
             if node not in done and not _is_free(node):
                 self._float(node, kind(node), NO_KERNEL, macs(node))
         order = {node: place for place, node in enumerate(self.graph.nodes)}
         self.found.floats.sort(key=lambda one: order[one.node])
         return self.found
+
+    def _done(self) -> set[fx.Node | None]:
+        """What runs in integers, layers in floats, and what a runtime does along with either."""
+        found: set[fx.Node | None] = {*self.found.whole, *map(_clipped, self.found.whole)}
+        for layer in self.found.layers:
+            found |= {layer.node, layer.norm, layer.last}
+        for one in self.found.floats:
+            assert one.node is not None
+            norm = norm_behind(one.node)
+            found |= {norm, _clipped(norm or one.node)}
+        return found
 
     def _layer(self, node: fx.Node, name: str) -> None:
         source, weight = node.args[0], node.args[1]

@@ -99,7 +99,7 @@ class Quantizing:
             progress=resources.listener,
         )
         content = front_to_json(found.table, metric=metric, chosen=found.allocation, points=POINTS)
-        write_json(folder.allocation, {"stage": self.stage, **found.to_json(), **content})
+        write_json(folder.allocation, {"stage": self.stage, **content, **found.to_json()})
         self.scheme = found.scheme(self.scheme)
         self.masks = _joined(self.masks, found.masks)
         self.model = without(self.model, found.masks)

@@ -8,16 +8,20 @@ import altair as alt
 from kezuri.core.errors import UsageError
 from kezuri.report import numbers
 from kezuri.report.plots import Chart, over, titled
-from kezuri.report.theme import BLUE, GREY, MUTED, SKY, VERMILLION, WIDTH
+from kezuri.report.theme import BLUE, GREEN, GREY, MUTED, SKY, VERMILLION, WIDTH
 
 HEIGHT = 340
+FLOATS = 32
 TICKS = (0, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 LINEAR = 0.01  # below this loss the axis is nearly linear, above it nearly logarithmic
 FAR = 8  # costs that differ by more go on a logarithmic axis
 WORDS = "Summed increase of the calibration loss, each layer measured alone"
 NAMES = {"size": "Size", "macs": "MACs", "latency": "Latency"}
+THOUSANDTHS = 0.003  # losses that stay below are told in thousandths
+ALIKE = {"8 bits": "all in integers", "32 bits": "all in floats"}
 LOOKS = {
     "chosen": (VERMILLION, "diamond"),
+    "timed as a whole": (GREEN, "triangle-up"),
     "layer by layer": (BLUE, "circle"),
     "all layers alike": (GREY, "square"),
 }
@@ -27,22 +31,25 @@ def allocation_chart(content: Mapping[str, Any]) -> Chart:
     """The front of all choices, the choices that treat all layers alike, and the chosen one.
 
     Args:
-        content: what `kezuri.quantization.bits.front_to_json` gives: metric, front, uniform, chosen.
+        content: what `kezuri.quantization.bits.front_to_json` gives: metric, front, uniform, chosen; `timed`
+            where choices were timed as a whole.
 
     Raises:
         UsageError: there is no point to draw.
     """
     metric = content["metric"]
     points = [("layer by layer", point) for point in content["front"]]
-    points += [("all layers alike", point) for point in content["uniform"]]
+    points += [("all layers alike", _named(metric, point)) for point in content["uniform"]]
+    points += [("timed as a whole", point) for point in content.get("timed", ())]
     points += [("chosen", content["chosen"])] if content["chosen"] is not None else []
     if not points:
         raise UsageError("there is no choice of bits to draw")
     title, scale = _axis(metric, [point[metric] for _, point in points])
+    small = max(point["loss"] for _, point in points) < THOUSANDTHS
     rows = [
         {
             "cost": point[metric] / scale,
-            "loss": point["loss"],
+            "loss": point["loss"] * (1000 if small else 1),
             "kind": kind,
             "name": point.get("name", ""),
             "words": "" if "sparse" in point.get("name", "") else point.get("name", ""),  # else they overlap
@@ -54,9 +61,11 @@ def allocation_chart(content: Mapping[str, Any]) -> Chart:
     x = alt.X("cost:Q", title=title, scale=_scale(rows), axis=alt.Axis(tickCount=7, grid=False, format="~g"))
     y = alt.Y(
         "loss:Q",
-        title="loss increase (nats)",
-        scale=alt.Scale(type="symlog", constant=LINEAR, nice=False, padding=14),
-        axis=alt.Axis(values=list(TICKS), format="~g"),
+        title="loss increase (thousandths of a nat)" if small else "loss increase (nats)",
+        scale=alt.Scale(nice=False, padding=14)
+        if small
+        else alt.Scale(type="symlog", constant=LINEAR, nice=False, padding=14),
+        axis=alt.Axis(tickCount=6) if small else alt.Axis(values=list(TICKS), format="~g"),
     )
     panel = alt.layer(*_layers(rows, shown, x, y)).properties(width=WIDTH, height=HEIGHT)
     return titled(panel, _finding(content), WORDS)
@@ -107,9 +116,20 @@ def _axis(metric: str, values: Sequence[float]) -> tuple[str, float]:
     return "latency (ms)", 1.0
 
 
+def _named(metric: str, point: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Under a budget of time layers are in integers or in floats, whatever bits these have."""
+    return point if metric != "latency" else {**point, "name": ALIKE.get(point["name"], point["name"])}
+
+
 def _finding(content: Mapping[str, Any]) -> str:
     """What choosing layer by layer gains over the smallest uniform choice that loses no more."""
     metric, chosen = content["metric"], content["chosen"]
+    if metric == "latency" and chosen is not None and "whole" in content:
+        options = chosen["options"].values()
+        floats = sum(option["bits"] == FLOATS for option in options)
+        gain = numbers.reduction(content["whole"]["latency"], chosen["latency"])
+        taken = _amount(metric, chosen["latency"])
+        return f"{floats} of {len(options)} layers in floats: {taken}, {gain} against all in floats"
     if chosen is None:
         return f"{len(content['front'])} choices of bits and sparsity that nothing beats"
     lost = numbers.significant(max(0.0, chosen["loss"]))
