@@ -221,3 +221,21 @@ def test_a_normalisation_without_statistics_is_not_folded(tmp_path):
     found = quantize(model, torch.randn(8, 3, SIDE, SIDE), reestimate_norms=True)
     assert "1 batch_norm in floats" in str(found.report)
     assert found.export(tmp_path / "model.onnx").exists()
+
+
+def test_what_splits_hands_on_the_grid():
+    """As in detectors whose blocks keep a half of their channels as it is."""
+
+    def run(net, x):
+        kept, given = net.a(x).chunk(2, 1)
+        first, second = torch.split(net.b(given), [1, 3], 1)
+        return net.c(torch.cat([kept, first, second], 1))
+
+    found = placed(run, a=block(8, 8), b=block(4, 4), c=conv(8, 8))
+    sharing: dict[str, list[str]] = {}
+    for node in found.network.graph.nodes:
+        if node.op == "call_module" and node.args and "weight" not in node.target:
+            sharing.setdefault(node.target, []).append(str(node.args[0]))
+    assert len(sharing) == 5  # input, both blocks, concatenation, answer
+    assert sorted(map(len, sharing.values())) == [1, 1, 1, 3, 3]
+    assert without_kernel(found) == []

@@ -44,7 +44,8 @@ MOVES = (
 )
 """What only moves numbers: the result is on the grid that the input is on."""
 CLIPS = ("relu", "relu6", "hardtanh")
-FREE = ("getitem", "detach", "alias", "split", "split_with_sizes", "chunk", "unbind", "lift_fresh_copy", "to")
+SPLITS = ("split", "split_with_sizes", "chunk", "unbind")
+FREE = ("getitem", "detach", "alias", "lift_fresh_copy", "to", *SPLITS)
 """What only hands values on, beside what moves them."""
 NO_KERNEL = "no integer kernel for it here"
 
@@ -135,19 +136,7 @@ class _Placing:
 
     def run(self) -> Placement:
         for node in calls(self.graph):
-            name = kind(node)
-            if name in LAYERS:
-                self._layer(node, name)
-            elif name in PRODUCTS:
-                self._product(node, name)
-            elif name in SUMS and self._is_sum(node):
-                self._whole(node, _operands(node))
-            elif name in (*SAME_SCALE, *AVERAGES, *MOVES) and node.all_input_nodes:
-                self._passed(node, name)
-            elif name in TRANSPOSED:
-                self._float(node, name, "no runtime kernel for transposed convolutions", macs(node))
-            elif name == "scaled_dot_product_attention":
-                self._float(node, name, "attention is left fused", macs(node))
+            self._visit(node, kind(node))
         done = self._done()
         for node in calls(self.graph):
             if node not in done and not _is_free(node):
@@ -155,6 +144,22 @@ class _Placing:
         order = {node: place for place, node in enumerate(self.graph.nodes)}
         self.found.floats.sort(key=lambda one: order[one.node])
         return self.found
+
+    def _visit(self, node: fx.Node, name: str) -> None:
+        if name in LAYERS:
+            self._layer(node, name)
+        elif name in PRODUCTS:
+            self._product(node, name)
+        elif name in SUMS and self._is_sum(node):
+            self._whole(node, _operands(node))
+        elif name in (*SAME_SCALE, *AVERAGES) and node.all_input_nodes:
+            self._passed(node, name)
+        elif (source := _moved_from(node)) is not None and self._is_moved(node, source):
+            self.ready.add(node)
+        elif name in TRANSPOSED:
+            self._float(node, name, "no runtime kernel for transposed convolutions", macs(node))
+        elif name == "scaled_dot_product_attention":
+            self._float(node, name, "attention is left fused", macs(node))
 
     def _done(self) -> set[fx.Node | None]:
         """What runs in integers, layers in floats, and what a runtime does along with either."""
@@ -213,11 +218,9 @@ class _Placing:
 
     def _passed(self, node: fx.Node, name: str) -> None:
         source = node.all_input_nodes[0]
-        if source not in self.ready or node in self.gate or source in self.written or not is_float(node):
+        if not self._is_moved(node, source):
             return
-        if name in MOVES:
-            self.ready.add(node)
-        elif name in SAME_SCALE:
+        if name in SAME_SCALE:
             self._want(source)
             self.found.whole.add(node)
             self.found.rounded[node] = self.found.rounded[source]
@@ -227,13 +230,17 @@ class _Placing:
         elif len(shape(source)) == 4:
             self._whole(node, [source])
 
+    def _is_moved(self, node: fx.Node, source: fx.Node) -> bool:
+        """Whether integers that come in may pass as they are."""
+        allowed = node not in self.gate and source not in self.written
+        return allowed and source in self.ready and is_float(node)
+
     def _want(self, value: fx.Node) -> None:
         """This value is rounded; one that was only moved is on the grid of what was moved."""
         if value in self.found.rounded:
             return
         source = value
-        while kind(source) in MOVES and source not in self.gate:
-            before = source.all_input_nodes[0]
+        while (before := _moved_from(source)) is not None and source not in self.gate:
             if not is_float(before) or before.op == "get_attr" or before in self.written:
                 break
             if kind(source) == "dropout":
@@ -251,6 +258,15 @@ class _Placing:
     def _float(self, node: fx.Node, name: str, reason: str, work: int) -> None:
         if all(one.node is not node for one in self.found.floats):
             self.found.floats.append(Float(_name(node), name, reason, work, node))
+
+
+def _moved_from(node: fx.Node) -> fx.Node | None:
+    """The value whose numbers an operation hands on; None if it computes."""
+    if kind(node) == "getitem" and kind(node.args[0]) in SPLITS:
+        node = node.all_input_nodes[0]
+    elif kind(node) not in MOVES:
+        return None
+    return node.all_input_nodes[0] if node.all_input_nodes else None
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:
