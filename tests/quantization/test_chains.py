@@ -3,8 +3,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kezuri.model.portable import read_model
 from kezuri.quantization.chains import chains_of, equalize_network_
 from kezuri.quantization.ptq import PostTraining, calibrate_
+from kezuri.quantization.quantize import quantize
 
 from .nets import SIDE, Net, block, conv, noise, prepared, residual, seeded
 
@@ -89,3 +91,26 @@ def test_what_reads_something_else_than_channels_is_no_follower(run, parts):
     expected = model(x)
     equalize_network_(found)
     torch.testing.assert_close(found.network.eval()(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_clippings_at_six_become_relus_and_it_is_said(tmp_path):
+    """Each channel would need a ceiling of its own once it is scaled."""
+
+    def build():
+        model = seeded(lambda: nn.Sequential(block(3, 8, act=nn.ReLU6()), conv(8, 4))).eval()
+        uneven = torch.logspace(-2, 0, 8)
+        model[0][1].weight.mul_(uneven)
+        model[0][1].bias.mul_(uneven)
+        model[1].weight.div_(uneven.view(1, -1, 1, 1))
+        return model
+
+    model = build()
+    made = quantize(model, X, per_channel=False, equalize=True)
+    assert "1 ReLU6 became ReLU" in str(made.report) and "became" not in str(quantize(model, X).report)
+    assert made.prepared.scheme.replaced == {"relu6": "relu"}
+    plain = quantize(model, X, per_channel=False, replaced={"relu6": "relu"})
+    apart = [float((one.model(X) - model(X)).abs().mean()) for one in (made, plain)]
+    assert apart[0] < apart[1] / 3
+    made.save(tmp_path)
+    assert torch.equal(read_model(tmp_path, build=build).model(X), made.model(X))

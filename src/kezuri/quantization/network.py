@@ -68,6 +68,10 @@ class Quantizable:
         layers = sum(site.macs for site in self.sites)
         return layers + sum(self.products.values()) + sum(one.macs for one in self.floats)
 
+    def count(self, activation: str) -> int:
+        """How many activations of a kind there are, "relu6" for a clipping at 0 and 6."""
+        return sum(_activation(node) == activation for node in calls(self.network.graph))
+
     def weight(self, site: Site) -> Tensor:
         """A layer's weight, not rounded."""
         return tensors_of(self.network, aliases=True)[site.weight]

@@ -1,6 +1,6 @@
 """Quantization after training: images to calibrate with, and the network with its ranges."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -18,7 +18,10 @@ from kezuri.model.modes import device_of
 from kezuri.quantization.network import Quantizable, check_formats, with_quantizers
 from kezuri.quantization.ptq import SILENT, PostTraining, calibrate_
 from kezuri.quantization.quantized import Quantized, report_of
-from kezuri.quantization.scheme import Scheme
+from kezuri.quantization.scheme import Replacement, Scheme
+
+UNCLIPPED: Mapping[str, Replacement] = {"relu6": "relu"}
+"""What equalization needs (Nagel et al., 2019): channels of different scales have no common ceiling."""
 
 
 def post_training(
@@ -35,11 +38,16 @@ def post_training(
         spared: further layers that stay in floats, because accuracy asked for it.
     """
     inputs = example_batch(model, tuple(part[:2] for part in batches[0]))
-    prepared = with_quantizers(model, inputs, replace(scheme, spared=(*scheme.spared, *spared)))
+    scheme = replace(scheme, spared=(*scheme.spared, *spared))
+    prepared = with_quantizers(model, inputs, scheme)
     _check_sizes(prepared, batches)
-    unrepaired = calibrate_(prepared, batches, method, progress)
+    notes: tuple[str, ...] = ()
+    if method.equalize and (clips := prepared.count("relu6")):
+        prepared = with_quantizers(model, inputs, replace(scheme, replaced={**scheme.replaced, **UNCLIPPED}))
+        notes = (f"{clips} ReLU6 became ReLU, so that channels can be equalized: values above 6 pass",)
+    notes += calibrate_(prepared, batches, method, progress)
     images = sum(len(batch[0]) for batch in batches)
-    return Quantized(prepared, inputs, report_of(prepared, images, spared, unrepaired))
+    return Quantized(prepared, inputs, report_of(prepared, images, spared, notes))
 
 
 def _check_sizes(prepared: Quantizable, batches: Sequence[tuple[Tensor, ...]]) -> None:

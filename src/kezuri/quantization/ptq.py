@@ -31,7 +31,7 @@ class PostTraining:
         weight_observer: of weights.
         rounding: to which neighbour on the grid each weight goes.
         equalize: whether to even out the ranges of channels between layers first (Nagel et al., 2019); helps
-            where one scale serves a whole weight.
+            where one scale serves a whole weight. ReLU6 becomes ReLU for it.
         correct_bias: whether to take the mean error of each output out of its bias, layer after layer.
         reestimate_norms: whether batch normalisation gets its statistics from the rounded layers.
         images: of the calibration data, at most.

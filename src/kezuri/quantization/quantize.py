@@ -73,7 +73,7 @@ def quantize(
         observer, weight_observer: how ranges of activations and of weights are found, by name (`kezuri list`)
             or as a method; "min_max" for 8 bits and "mse" for less, if none is named.
         rounding: "nearest", "gptq", "adaround", or a method.
-        equalize: whether to even out the ranges of channels between layers first.
+        equalize: whether to even out the ranges of channels between layers first; ReLU6 becomes ReLU for it.
         correct_bias: whether to take the mean error of each output out of its bias.
         reestimate_norms: whether batch normalisation gets its statistics anew.
         images: of the calibration data, at most.

@@ -56,14 +56,14 @@ class Report:
         activation_bits: of what flows between.
         images: that ranges were found with.
         spared: layers that were left in floats because accuracy asked for it.
-        unrepaired: layers that a repair that was asked for could not reach, with why.
+        notes: what a repair that was asked for changed besides, or could not reach.
     """
 
     rows: tuple[Row, ...]
     activation_bits: int
     images: int
     spared: tuple[str, ...] = ()
-    unrepaired: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def integer_share(self) -> float:
@@ -84,7 +84,7 @@ class Report:
             lines.append(
                 "activations of fewer than 8 bits are simulated: the file clips and computes in floats"
             )
-        return "\n".join([*lines, *self._floats(), *self.unrepaired])
+        return "\n".join([*lines, *self._floats(), *self.notes])
 
     def _floats(self) -> Iterator[str]:
         """A line for each kind of operation that stays in floats, and reason."""
@@ -192,18 +192,18 @@ def image_shape_of(inputs: tuple[Tensor, ...]) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def report_of(
-    prepared: Quantizable, images: int, spared: tuple[str, ...] = (), unrepaired: tuple[str, ...] = ()
+    prepared: Quantizable, images: int, spared: tuple[str, ...] = (), notes: tuple[str, ...] = ()
 ) -> Report:
     """What is where, with how well each weight fits its grid.
 
     Args:
         images: that ranges were found with.
         spared: left in floats because accuracy asked for it.
-        unrepaired: what `calibrate_` told.
+        notes: what `calibrate_` told, and others.
     """
     with evaluating(prepared.network):
         rows = tuple(_rows(prepared, max(prepared.macs, 1)))
-    return Report(rows, prepared.scheme.activation_bits, images, spared, unrepaired)
+    return Report(rows, prepared.scheme.activation_bits, images, spared, notes)
 
 
 def _rows(prepared: Quantizable, total: int) -> Iterator[Row]:

@@ -39,7 +39,7 @@ class Quantize(Scheme):
         observer, weight_observer: how ranges of activations and of weights are found; "min_max" for 8 bits
             and "mse" for less, if none is named.
         rounding: to which neighbour on the grid each weight goes.
-        equalize: whether to even out the ranges of channels between layers first.
+        equalize: whether to even out the ranges of channels between layers first; ReLU6 becomes ReLU for it.
         correct_bias: whether to take the mean error of each output out of its bias.
         reestimate_norms: whether batch normalisation gets its statistics from the rounded layers.
         images: of the training images, for all that.
