@@ -392,6 +392,11 @@ def test_masks_survive_in_the_file(ready, tmp_path, rounding):
         assert not weights[name][~kept].any()
     zeros = sum(int((array == 0).sum()) for array in integers_of(folder.model("final") / "model.onnx"))
     assert zeros >= state.masks.removed
+    shares = [row for row in Journal(folder.measurements).read() if row.metric == "time_share"]
+    assert sum(row.value for row in shares) == pytest.approx(1)
+    assert "QLinearConv" in {
+        row.conditions["kernel"] for row in shares if row.conditions["group"] == "integers"
+    }
     assert Manifest(folder).read()["status"] == "finished"
 
 

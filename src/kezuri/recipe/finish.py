@@ -23,6 +23,7 @@ from kezuri.quantization.parity import check_quantized_parity
 from kezuri.recipe.answer import answer
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.runtime.export import export_onnx
+from kezuri.runtime.kernels import kernels, told
 from kezuri.runtime.parity import Parity, check_parity
 from kezuri.runtime.runner import Runner, Threads, file_runner
 from kezuri.train import evaluate
@@ -97,8 +98,26 @@ def _alone(one: _Shipped, resources: Resources) -> list[Measurement]:
         *file_sizes(one.onnx),
         *([weights_size(one.state.model)] if one.state.quantization is None else []),
         *([peak_memory(one.onnx, shape, runtime=runtime)] if runtime in RUNTIMES else []),
+        *_kernels(one, resources),
     ]
     return rows + list(sparsity(one.state.model)) if one.state.masks is not None else rows
+
+
+def _kernels(one: _Shipped, resources: Resources) -> list[Measurement]:
+    """What takes the time of a file of integers, as far as the runtime tells."""
+    if one.state.quantization is None or resources.goal.runtime != "onnxruntime":
+        return []
+    found = kernels(one.onnx, resources.data.image_shape)
+    resources.listener.say(f"of the time in ONNX Runtime: {told(found)}")
+    return [
+        Measurement(
+            "time_share",
+            kernel.share,
+            "fraction",
+            conditions={"kernel": kernel.name, "kernels": kernel.count, "group": kernel.group},
+        )
+        for kernel in found
+    ]
 
 
 def _together(shipped: list[_Shipped], resources: Resources) -> list[Measurement]:
