@@ -371,6 +371,9 @@ def test_masks_survive_in_the_file(ready, tmp_path, rounding):
         assert not weights[name][~kept].any()
     zeros = sum(int((array == 0).sum()) for array in integers_of(folder.model("final") / "model.onnx"))
     assert zeros >= state.masks.removed
+    told = [row for row in Journal(folder.measurements).read() if row.metric == "sparsity"]
+    final = {row.conditions["of"]: row.value for row in told if row.conditions["model"] == "final"}
+    assert final["weights"] == pytest.approx(0.5, abs=0.01)
     assert Manifest(folder).read()["status"] == "finished"
 
 
