@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from kezuri.core.errors import ModelError, UsageError
+from kezuri.distillation.teacher import glance_at_teacher
 from kezuri.model.coupling import couple, protected_parameters
 from kezuri.model.depth import find_blocks
 from kezuri.prune.depth import count_blocks
@@ -37,24 +38,30 @@ class Scene:
         step: as the recipe has it.
         before, after: the model, whole.
         resources: with the dense model, if it is known by then.
+        trained, dense_trained: whether a step before this one trains the model before it; and whether one
+            trains the dense model, as far as that is known.
     """
 
     step: Step
     before: ModelState
     after: ModelState
     resources: Resources
+    trained: bool
+    dense_trained: bool
 
 
 def rehearse(prepared: Prepared, resources: Resources) -> list[Scene]:
     """Goes through the steps without doing them."""
     state, scenes = ModelState(prepared.model), []
+    resources, trained, dense_trained = replace(resources, rehearsal=True), False, False
     for step in prepared.recipe.steps:
         if step.compresses and resources.dense is None:
-            resources = replace(resources, dense=state)
+            resources, dense_trained = replace(resources, dense=state), trained
         before = state
         if isinstance(step, Distill) and step.student is not None:
             state = step.student_of(state, resources)
-        scenes.append(Scene(step, before, state, resources))
+        scenes.append(Scene(step, before, state, resources, trained, dense_trained))
+        trained = trained or getattr(step, "epochs", None) != 0
     return scenes
 
 
@@ -65,16 +72,17 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
         ModelError: torch.export cannot follow the model (the line is named), nothing of it may be cut, or it
             has an operation that ONNX has not.
         UsageError: a layer to leave alone is not there, more blocks are to go than may, or a teacher is
-            missing or does not fit.
+            missing, does not fit, or is no better than chance and not trained by an earlier step.
         DataError: a class has fewer images than are to keep their label.
     """
     check_order(prepared.recipe)
     scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
     for scene in scenes:
         _check_cutting(scene, prepared)
-        _check_teachers(scene)
+        _check_taught(scene)
         if isinstance(scene.step, FixMatchTraining):
             scene.step.data(scene.resources)
+    check_teachers(prepared, resources)
     for model in {id(model): model for model in (scenes[0].before.model, scenes[-1].after.model)}.values():
         with TemporaryDirectory() as folder:
             export_onnx(model, prepared.data.image_shape, Path(folder) / "model.onnx")
@@ -122,7 +130,28 @@ def _check_cutting(scene: Scene, prepared: Prepared) -> None:
             )
 
 
-def _check_teachers(scene: Scene) -> None:
+def check_teachers(prepared: Prepared, resources: Resources) -> None:
+    """Looks whether those know anything that teach as they are now: named ones, and the untouched model.
+
+    Raises:
+        UsageError: there is no teacher, or one is no better than chance.
+    """
+    seen = set[str]()
+    for number, scene in enumerate(rehearse(prepared, resources), start=1):
+        step, there = scene.step, scene.resources
+        takes_over = isinstance(step, Distill) and step.student is not None
+        for part in [step] if isinstance(step, Distill) else parts_in(_pruning(step) or step, Teaching):
+            name = "" if part.teacher is None else repr(part.teacher)
+            if name in seen or (not name and (scene.trained if takes_over else scene.dense_trained)):
+                continue
+            model = part.teacher_of(scene.before, there) if isinstance(part, Distill) else part.model(there)
+            called = f"the teacher{f' {part.teacher.use}' if part.teacher else ''} of step {number}"
+            called += f" ({steps.name_of(step)})"
+            glance_at_teacher(model, there.data.validation, device=there.device, called=called)
+            seen |= {name} if name else set()
+
+
+def _check_taught(scene: Scene) -> None:
     step, resources = scene.step, scene.resources
     if isinstance(step, Distill):
         step.check(scene.before, resources)

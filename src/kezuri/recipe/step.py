@@ -49,6 +49,7 @@ class Resources:
         goal: the run's goal, for steps that keep none of their own.
         stages: finished work, so that a killed run resumes.
         listener: hears what happens.
+        rehearsal: whether steps are only gone through, so that a teacher may be untrained yet.
         model: the model the recipe begins with, as it names it.
         fresh: builds that model's structure, or that of another the recipe names (`ModelState.spec`).
         build: builds a model the recipe names, with its weights, on the CPU.
@@ -65,6 +66,7 @@ class Resources:
     build: Callable[[ModelChoice], nn.Module]
     dense: ModelState | None = None
     listener: Listener = field(default_factory=SilentListener)
+    rehearsal: bool = False
 
     @property
     def example(self) -> Tensor:

@@ -12,12 +12,12 @@ from kezuri.distillation.assistant import Choice, Pupil, between, choose_assista
 from kezuri.distillation.distillation import Distillation
 from kezuri.distillation.loss import Loss
 from kezuri.distillation.losses.logits import Logits
+from kezuri.distillation.teacher import check_teacher
 from kezuri.quantization.qat import ScalesUndecayed
-from kezuri.recipe.chance import chance_accuracy
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import Teaching
-from kezuri.train import Hook, Training, estimate_step_seconds, evaluate
+from kezuri.train import Hook, Training, estimate_step_seconds
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Distill(Training):
         if stages.record(stage) is not None:
             return stages.state(stage)
         teacher, begun = self.teacher_of(state, resources), self.student_of(state, resources)
-        accuracy = self._check_trained(teacher, resources)
+        accuracy = check_teacher(teacher, resources.data.validation, device=resources.device)
         assistants, choice = self._assistants(state, resources, stage=stage)
         pupils = self._pupils(assistants, begun.model, resources)
         fitted = teach_in_turn(
@@ -184,21 +184,6 @@ class Distill(Training):
             Pupil(resources.build(one).to(resources.device), one.loss or self.loss) for one in assistants
         ]
         return [*between, Pupil(student, self.loss)]
-
-    def _check_trained(self, teacher: nn.Module, resources: Resources) -> float:
-        """The teacher's validation accuracy.
-
-        Raises:
-            UsageError: it is no better than chance.
-        """
-        validation = resources.data.validation
-        accuracy = evaluate(teacher, validation, device=resources.device).accuracy
-        if accuracy <= chance_accuracy(validation.labels)[1]:
-            raise UsageError(
-                f"the teacher is right on {accuracy:.2%} of {len(validation)} validation images, no better "
-                f"than chance, so it has nothing to teach: train it first (a train step), or give its weights"
-            )
-        return accuracy
 
     def check(self, state: ModelState, resources: Resources) -> None:
         """Tries who teaches whom, before anything is trained.
