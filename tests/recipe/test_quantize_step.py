@@ -17,6 +17,7 @@ from kezuri.artifact.manifest import Manifest
 from kezuri.core.errors import GoalUnreachable, Interrupted, KezuriError, RecipeError, UnknownName, UsageError
 from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
+from kezuri.distillation.tap import features
 from kezuri.quantization.allocation import Budget
 from kezuri.quantization.fake import WeightQuant, quantizers_of
 from kezuri.quantization.observers.mse import Mse
@@ -301,6 +302,24 @@ def test_the_dense_model_teaches_the_quantized_one(apply):
     )
     assert not same(plain.model, taught.model)
     assert not quantizers_of(resources.dense.model)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "  - {use: quantize, images: 64}\n  - {use: distill, epochs: 1, lr: 0.01, batch_size: 30, loss: HINT}\n",
+        "  - {use: quantize, images: 64, train: always,\n"
+        "     finetune: {epochs: 1, lr: 0.01, batch_size: 30, distill: {loss: HINT}}}\n",
+    ],
+)
+def test_modules_of_a_quantized_model_are_tapped_by_name(ready, tmp_path, steps):
+    hint = "{use: hint, taps: {relu2: relu2}, beside: logits}"
+    prepared = ready(steps.replace("HINT", hint))
+    folder = run(prepared, runs=tmp_path, threads=1)
+    assert Manifest(folder).read()["status"] == "finished"
+    resources = resources_of(prepared, folder)
+    loaded = resources.stages.state("1-quantize").model
+    assert features(loaded, resources.example)["relu2"] == (8, 4, 4)
 
 
 def test_bits_are_chosen_under_a_budget_and_the_table_is_kept(apply):
