@@ -304,6 +304,26 @@ def test_the_dense_model_teaches_the_quantized_one(apply):
     assert not quantizers_of(resources.dense.model)
 
 
+STILL = "lr: 1e-9, batch_size: 30, optimizer: {use: sgd, weight_decay: 1e+8, momentum: 0, nesterov: false}"  # decay alone moves
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        f"{{use: train, epochs: 1, {STILL}}}",
+        f"{{use: distill, epochs: 1, {STILL}}}",
+        f"{{use: fixmatch, epochs: 1, {STILL}, labels_per_class: 5, mu: 2}}",
+    ],
+)
+def test_learned_scales_do_not_decay_in_any_step_that_trains(apply, ready, step):
+    before, resources = apply("images: 64, ranges: learned, train: never")
+    after = ready(f"  - {step}\n").recipe.steps[0].apply(before, resources, stage="2-after")
+    weights = dict(before.model.named_parameters())
+    for name, weight in after.model.named_parameters():
+        share = float(weight.detach().norm() / weights[name].detach().norm())
+        assert share == pytest.approx(1, abs=1e-3) if name.endswith("scale") else share < 0.95, name
+
+
 @pytest.mark.parametrize(
     "steps",
     [

@@ -13,10 +13,12 @@ from kezuri.data import Data
 from kezuri.model.load import ModelSpec
 from kezuri.model.shrink import Structure
 from kezuri.prune.masks import Masks
+from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.quantization.scheme import Scheme
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.stages import Stages
+from kezuri.train import Hook
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class ModelState:
     masks: Masks | None = None
     spec: ModelSpec | None = None
     quantization: Scheme | None = None
+
+    def hooks(self) -> list[Hook]:
+        """What keeps a masked model masked in a training, and learned scales from shrinking."""
+        masked: list[Hook] = [] if self.masks is None else [self.masks.hold()]
+        return masked if self.quantization is None else [*masked, ScalesUndecayed()]
 
 
 @dataclass(frozen=True)

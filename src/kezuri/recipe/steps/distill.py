@@ -13,11 +13,10 @@ from kezuri.distillation.distillation import Distillation
 from kezuri.distillation.loss import Loss
 from kezuri.distillation.losses.logits import Logits
 from kezuri.distillation.teacher import check_teacher
-from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import Teaching
-from kezuri.train import Hook, Training, estimate_step_seconds
+from kezuri.train import Training, estimate_step_seconds
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Distill(Training):
             self,
             seed=derive(resources.seed, stage),
             device=resources.device,
-            hooks=_hooks(begun),
+            hooks=begun.hooks(),
             checkpoint=stages.checkpoint(stage),
             progress=listener,
         )
@@ -235,12 +234,6 @@ class Distill(Training):
                 f"to the end, so that the largest is chosen more often than it should be"
             ]
         return []
-
-
-def _hooks(student: ModelState) -> list[Hook]:
-    """What keeps a masked model masked, and learned scales of a quantized one from shrinking."""
-    masked: list[Hook] = [] if student.masks is None else [student.masks.hold()]
-    return masked if student.quantization is None else [*masked, ScalesUndecayed()]
 
 
 def _name(state: ModelState, resources: Resources) -> ModelChoice:

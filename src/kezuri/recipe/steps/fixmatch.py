@@ -87,7 +87,7 @@ class FixMatchTraining(Training):
             device=resources.device,
             checkpoint=stages.checkpoint(stage),
             progress=listener,
-            hooks=() if state.masks is None else (state.masks.hold(),),
+            hooks=state.hooks(),
             objective=self.objective(resources),
         )
         labels = self.labels_per_class * len(data.classes)

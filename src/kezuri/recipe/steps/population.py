@@ -103,7 +103,7 @@ class PopulationTraining(Population):
             seed=derive(resources.seed, stage),
             device=resources.device,
             executor=self.executor,
-            hooks=() if state.masks is None else (state.masks.hold(),),
+            hooks=state.hooks(),
             objective=objective_of(self.finetune.distill, resources),
             checkpoint=stages.checkpoint(stage),
             progress=resources.listener,
