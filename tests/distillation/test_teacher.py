@@ -4,7 +4,7 @@ from torch import nn
 
 from kezuri.core.errors import UsageError
 from kezuri.data import from_tensors
-from kezuri.distillation.teacher import check_teacher, glance_at_teacher
+from kezuri.distillation.teacher import check_teacher, glance_at_teacher, learnt_nothing
 from kezuri.train.chance import chance_accuracy
 
 
@@ -43,3 +43,9 @@ def test_a_glance_that_shows_nothing_is_followed_by_a_look_at_all(part):
     accuracy = check_teacher(knows, part)
     assert chance_accuracy(part.labels)[1] < accuracy < chance_accuracy(part.subset(500).labels)[1]
     glance_at_teacher(knows, part)
+
+
+def test_a_student_that_learnt_nothing_or_got_worse_is_told_of(part):
+    assert learnt_nothing(0.9, 0.1, part.labels) is None and learnt_nothing(0.9, 0.9, part.labels) is None
+    assert "is right on 10.00% of 2000 validation images, no better" in learnt_nothing(0.1, 0.1, part.labels)
+    assert "it began at 80.00% and ended at 70.00%; try a lower lr" in learnt_nothing(0.7, 0.8, part.labels)

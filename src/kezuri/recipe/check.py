@@ -94,7 +94,7 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
         disk,
         count,
         count_macs(prepared.model, prepared.data.image_shape) if trace else None,
-        warnings_of(prepared),
+        warnings_of(prepared, resources),
     )
 
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from kezuri.core.errors import ModelError, UsageError
+from kezuri.distillation.assistant import larger_student
 from kezuri.distillation.teacher import glance_at_teacher
 from kezuri.model.coupling import couple, protected_parameters
 from kezuri.model.depth import find_blocks
@@ -79,7 +80,6 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
     scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
     for scene in scenes:
         _check_cutting(scene, prepared)
-        _check_taught(scene)
         if isinstance(scene.step, FixMatchTraining):
             scene.step.data(scene.resources)
     check_teachers(prepared, resources)
@@ -131,13 +131,18 @@ def _check_cutting(scene: Scene, prepared: Prepared) -> None:
 
 
 def check_teachers(prepared: Prepared, resources: Resources) -> None:
-    """Looks whether those know anything that teach as they are now: named ones, and the untouched model.
+    """Tries who teaches whom, and looks whether those know anything that teach as they are now.
+
+    These are named teachers, and the model itself where no step trains it before.
 
     Raises:
-        UsageError: there is no teacher, or one is no better than chance.
+        UsageError: there is no teacher, one does not fit, or one is no better than chance.
     """
+    scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
+    for scene in scenes:
+        _check_taught(scene)
     seen = set[str]()
-    for number, scene in enumerate(rehearse(prepared, resources), start=1):
+    for number, scene in enumerate(scenes, start=1):
         step, there = scene.step, scene.resources
         takes_over = isinstance(step, Distill) and step.student is not None
         for part in [step] if isinstance(step, Distill) else parts_in(_pruning(step) or step, Teaching):
@@ -147,7 +152,7 @@ def check_teachers(prepared: Prepared, resources: Resources) -> None:
             model = part.teacher_of(scene.before, there) if isinstance(part, Distill) else part.model(there)
             called = f"the teacher{f' {part.teacher.use}' if part.teacher else ''} of step {number}"
             called += f" ({steps.name_of(step)})"
-            glance_at_teacher(model, there.data.validation, device=there.device, called=called)
+            glance_at_teacher(model, there.data.validation, device=resources.device, called=called)
             seen |= {name} if name else set()
 
 
@@ -177,9 +182,14 @@ def _pruning(step: Step) -> Prune | None:
     return plan if isinstance(plan, Prune) else None
 
 
-def warnings_of(prepared: Prepared) -> list[str]:
+def warnings_of(prepared: Prepared, resources: Resources) -> list[str]:
     """Settings that are allowed but known to fail, each with the reason."""
     said = [warning for step in prepared.recipe.steps for warning in step.warnings()]
+    for scene in rehearse(prepared, resources):
+        step = scene.step
+        if isinstance(step, Distill) and step.student is not None:
+            teacher = step.teacher_of(scene.before, scene.resources)
+            said += [warning] if (warning := larger_student(teacher, scene.after.model)) else []
     have, asked = len(prepared.data.train), max(map(batch_size, prepared.recipe.steps))
     if asked > have:
         said.append(f"batch_size {asked} is more than the {have} training images: an epoch is a single step")
