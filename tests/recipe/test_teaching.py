@@ -20,7 +20,7 @@ from kezuri.prune.schedule import OneShot
 from kezuri.recipe.build import plain
 from kezuri.recipe.document import parse
 from kezuri.recipe.finetune import Finetune
-from kezuri.recipe.foresight import check_teachers, foresee
+from kezuri.recipe.foresight import check_trainings, foresee
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import IN_MEMORY, prepare
@@ -167,7 +167,7 @@ def test_an_untrained_teacher_is_refused_in_every_step_and_foreseen(make, resour
     message = "no better than chance, so it has nothing to teach: train it first"
     with pytest.raises(UsageError, match=message):
         prepared.recipe.steps[0].apply(ModelState(copy.deepcopy(trained)), there, stage="1-step")
-    for foresight in (foresee, check_teachers):
+    for foresight in (foresee, check_trainings):
         with pytest.raises(UsageError, match=f"^the teacher resnet8 of step 1 .*{message}"):
             foresight(prepared, there)
 
@@ -190,9 +190,9 @@ def test_the_model_itself_may_teach_once_a_step_has_trained_it(steps, refused, d
     there = resources_of(prepared, RunFolder(tmp_path))
     if refused:
         with pytest.raises(UsageError, match=r"the teacher of step . .* has nothing to teach"):
-            check_teachers(prepared, there)
+            check_trainings(prepared, there)
     else:
-        check_teachers(prepared, there)
+        check_trainings(prepared, there)
 
 
 def test_recipes_say_it_and_runs_remember_it():

@@ -15,7 +15,7 @@ from kezuri.model.modes import evaluating
 from kezuri.recipe.foresight import (
     check_ignored,
     check_order,
-    check_teachers,
+    check_trainings,
     foresee,
     images_at_once,
     rehearse,
@@ -71,7 +71,7 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
     if trace:
         foresee(prepared, resources)
     else:
-        check_teachers(prepared, resources)
+        check_trainings(prepared, resources)
     scenes = rehearse(prepared, resources)
     seconds = sum(scene.step.seconds(scene.before, scene.resources) for scene in scenes) + _SECONDS_TO_FINISH
     count = count_params(prepared.model)

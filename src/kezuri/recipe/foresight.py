@@ -25,6 +25,7 @@ from kezuri.recipe.steps.population import PopulationTraining
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.prune_blocks import PruneBlocks
 from kezuri.recipe.steps.quantize import Quantize
+from kezuri.recipe.steps.train import Train
 from kezuri.recipe.teaching import Teaching
 from kezuri.runtime.export import export_onnx
 
@@ -80,9 +81,7 @@ def foresee(prepared: Prepared, resources: Resources) -> None:
     scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
     for scene in scenes:
         _check_cutting(scene, prepared)
-        if isinstance(scene.step, FixMatchTraining):
-            scene.step.data(scene.resources)
-    check_teachers(prepared, resources)
+    check_trainings(prepared, resources)
     for model in {id(model): model for model in (scenes[0].before.model, scenes[-1].after.model)}.values():
         with TemporaryDirectory() as folder:
             export_onnx(model, prepared.data.image_shape, Path(folder) / "model.onnx")
@@ -106,6 +105,11 @@ def check_order(recipe: Recipe) -> None:
             raise UsageError(f"{name} quantizes again what {quantized} has quantized: keep one of them")
         if masked is not None and (isinstance(step, PruneBlocks) or (plan is not None and plan.cuts)):
             raise UsageError(f"{name} cannot cut what {masked} has masked: cut first, then mask weights")
+        if quantized is not None and isinstance(step, Train) and step.regularizer is not None:
+            raise UsageError(
+                f"{name} cannot make channels fade in what {quantized} has quantized: train with a "
+                f"regularizer first, then cut, then quantize"
+            )
         if isinstance(step, Distill) and step.student is not None:
             quantized = masked = None  # another model from here on
         quantized = name if isinstance(step, Quantize) else quantized
@@ -118,6 +122,8 @@ def _check_cutting(scene: Scene, prepared: Prepared) -> None:
         count_blocks(find_blocks(model, example, protect=step.ignore), step.drop)
     if isinstance(step, Quantize):
         with_quantizers(model, (example,), step.scheme())
+    if isinstance(step, Train) and step.regularizer is not None and step.regularizer.coupled:
+        step.regularizer.hook(model, couple(model, example))
     plan = _pruning(step)
     if plan is not None and plan.cuts:
         couplings = couple(model, example, protect=plan.ignore)
@@ -130,17 +136,29 @@ def _check_cutting(scene: Scene, prepared: Prepared) -> None:
             )
 
 
-def check_teachers(prepared: Prepared, resources: Resources) -> None:
-    """Tries who teaches whom, and looks whether those know anything that teach as they are now.
-
-    These are named teachers, and the model itself where no step trains it before.
+def check_trainings(prepared: Prepared, resources: Resources) -> None:
+    """Tries all that can be tried of the trainings without training.
 
     Raises:
-        UsageError: there is no teacher, one does not fit, or one is no better than chance.
+        UsageError: there is no teacher, one does not fit, or one is no better than chance; a regularizer
+            finds nothing to draw at; a population has more intervals than steps.
+        DataError: a class has fewer images than are to keep their label.
     """
     scenes = rehearse(prepared, replace(resources, device=torch.device("cpu")))
     for scene in scenes:
+        step, there = scene.step, scene.resources
+        if isinstance(step, FixMatchTraining):
+            step.data(there)
+        if isinstance(step, PopulationTraining):
+            step.check(there)
+        if isinstance(step, Train) and step.regularizer is not None and not step.regularizer.coupled:
+            step.regularizer.hook(scene.before.model)
         _check_taught(scene)
+    _glance_at_teachers(scenes, resources.device)
+
+
+def _glance_at_teachers(scenes: list[Scene], device: torch.device) -> None:
+    """Looks at those that teach as they are now: named ones, and the model itself where no step trains it."""
     seen = set[str]()
     for number, scene in enumerate(scenes, start=1):
         step, there = scene.step, scene.resources
@@ -152,7 +170,7 @@ def check_teachers(prepared: Prepared, resources: Resources) -> None:
             model = part.teacher_of(scene.before, there) if isinstance(part, Distill) else part.model(there)
             called = f"the teacher{f' {part.teacher.use}' if part.teacher else ''} of step {number}"
             called += f" ({steps.name_of(step)})"
-            glance_at_teacher(model, there.data.validation, device=resources.device, called=called)
+            glance_at_teacher(model, there.data.validation, device=device, called=called)
             seen |= {name} if name else set()
 
 
