@@ -420,6 +420,27 @@ def test_ctrl_c_waits_for_the_step_to_be_whole(net, patterns, same, tmp_path) ->
     assert same(model, whole)
 
 
+def test_ctrl_c_in_the_last_evaluation_is_not_lost(net, patterns, same, tmp_path) -> None:
+    whole, model = net(), net()
+    fit(whole, patterns, SHORT, seed=5, device="cpu")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    presses = []
+
+    def press(module, _inputs, _output):
+        if not module.training and len(presses) < SHORT.epochs:
+            presses.append(module)
+            if len(presses) == SHORT.epochs:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    heard = model.register_forward_hook(press)
+    with pytest.raises(Interrupted, match=r"after (\d+) of \1 steps"):
+        fit(model, patterns, SHORT, seed=5, device="cpu", checkpoint=tmp_path)
+    heard.remove()
+    again, bar = net(), Bar()
+    fit(again, patterns, SHORT, seed=5, device="cpu", checkpoint=tmp_path, progress=bar)
+    assert same(again, whole) and bar.started is None
+
+
 def test_a_half_made_step_is_not_saved(net, patterns, tmp_path) -> None:
     class Twice(Hook):
         def after_backward(self, _model, _optimizer, step):
