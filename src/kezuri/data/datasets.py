@@ -87,8 +87,9 @@ def load_data(
     Args:
         ref: `fashion-mini` (comes with the package), `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, or the
             path of a folder with `train/<class>/*.png` (and `val`, `test`), or with `<class>/*.png` alone, of
-            which a fifth becomes the test part.
-        root: where named data sets lie; None for `KEZURI_DATA`, `./data`, then the cache.
+            which a fifth becomes the test part. The path is looked for in `root`, then in the working folder;
+            one that begins with `./`, `../`, `/` or `~` is what it says.
+        root: where data sets lie; None for `KEZURI_DATA`, `./data`, then the cache.
         validation: the fraction, or number, of training images set aside by class; not used for a folder
             that has a validation part.
         validation_from: where they are taken: from the images to `train` on, or, for a model that has seen
@@ -126,8 +127,9 @@ def load_data(
                 validation_from,
             ),
         )
-    folder = Path(ref) if root is None else root / ref
-    if folder.is_dir():
+    folders = _folders(ref, root)
+    folder = next((one for one in folders if one.is_dir()), None)
+    if folder is not None:
         found = scan(folder, size)
         wanted = _Wanted(
             folder.resolve().name,
@@ -139,9 +141,18 @@ def load_data(
             validation_from,
         )
         return _from_folder(found, wanted)
-    if "/" in ref or "\\" in ref or ref.startswith("."):
-        raise DataError(f"there is no folder {folder}")
-    raise UnknownName(f"{unknown('data set', ref, named)}; there is no folder {folder} either")
+    places = " nor ".join(map(str, folders))
+    if "/" in ref or "\\" in ref or ref.startswith((".", "~")):
+        raise DataError(f"there is no folder {places}")
+    raise UnknownName(f"{unknown('data set', ref, named)}; there is no folder {places} either")
+
+
+def _folders(ref: str, root: Path | None) -> list[Path]:
+    """Where the folder of images may be that is asked for, the first first."""
+    path = Path(ref).expanduser()
+    if root is None or path.is_absolute() or path != Path(ref) or ref.split("/")[0] in (".", ".."):
+        return [path]
+    return [root / path, path]
 
 
 def data_names() -> tuple[str, ...]:
