@@ -81,3 +81,34 @@ def test_trainings_that_cannot_work_are_refused(ready, tmp_path, steps, model, m
 def test_those_that_work_are_not(ready, tmp_path, steps, model):
     prepared = ready(steps, model)
     foresee(prepared, resources_of(prepared, RunFolder(tmp_path / "run")))
+
+
+MASK = "  - {use: prune, criterion: l1, granularity: weight, schedule: {use: one_shot, sparsity: 0.5}}\n"
+
+
+@pytest.mark.parametrize(
+    ("steps", "thrown"),
+    [
+        (f"{MASK}  - {{use: quantize}}\n  - {{use: distill, student: {{use: lenet300_100}}}}\n", True),
+        (f"  - {{use: distill, student: {{use: lenet300_100}}}}\n{MASK}  - {{use: quantize}}\n", False),
+        (f"{MASK}  - {{use: quantize}}\n  - {{use: distill}}\n", False),
+    ],
+)
+def test_work_that_another_model_replaces_is_warned_of(ready, tmp_path, steps, thrown):
+    said = [line for line in estimate(ready(steps), tmp_path).warnings if "goes on with another" in line]
+    assert len(said) == thrown
+    if thrown:
+        start = "step 4 (distill) goes on with another model, lenet300_100: what step 2 (prune) and step 3 (q"
+        assert said[0].startswith(start)
+
+
+def test_the_batches_of_quantized_training_count(ready, tmp_path):
+    def needs(settings):
+        return estimate(ready(f"  - {{use: quantize, {settings}}}\n"), tmp_path)
+
+    small, large = (needs(f"finetune: {{batch_size: {size}}}") for size in (16, 4000))
+    assert large.memory > small.memory
+    assert any("batch_size 4000 is more than the" in line for line in large.warnings)
+    assert not any("batch_size" in line for line in small.warnings)
+    never = needs("train: never, finetune: {batch_size: 4000}")
+    assert never.memory == small.memory and not never.warnings

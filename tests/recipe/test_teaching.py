@@ -12,6 +12,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
+from kezuri.data.augment import PadCrop
 from kezuri.distillation import Attention, Logits
 from kezuri.prune.criteria.norm import L2
 from kezuri.prune.granularity import Weight
@@ -28,6 +29,7 @@ from kezuri.recipe.recipe import DataChoice, Recipe, recipe_from, recipe_from_js
 from kezuri.recipe.run import resources_of
 from kezuri.recipe.step import ModelState
 from kezuri.recipe.steps.distill import Distill
+from kezuri.recipe.steps.fixmatch import FixMatchTraining
 from kezuri.recipe.steps.pcas import PcasLoop
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.prune_blocks import PruneBlocks
@@ -110,6 +112,9 @@ def finetune(teaching):
 
 STEPS = {
     "train": lambda teaching: Train(**SETTINGS, keep="last", distill=teaching),
+    "fixmatch": lambda teaching: FixMatchTraining(
+        **SETTINGS, keep="last", labels_per_class=10, mu=2, weak=(), strong=(PadCrop(1),), distill=teaching
+    ),
     "channels": lambda teaching: Prune(L2(), schedule=OneShot(0.3), finetune=finetune(teaching)),
     "weights": lambda teaching: Prune(
         L2(), granularity=Weight(), schedule=OneShot(0.5), finetune=finetune(teaching)

@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -299,7 +300,8 @@ def test_stops_within_one_step_of_a_bad_number(net, patterns, tmp_path, value) -
         )
     assert steps.events[-1] == ("before_forward", 11) and bar.ended == 1
     message = str(caught.value)
-    assert message.startswith("training diverged in epoch 2, step 12: the loss is nan at learning rate 0.0")
+    assert message.startswith("training diverged in epoch 2, step 12: the loss is nan with lr ")
+    assert re.search(r"with lr 0\.\d+ \(0\.\d+ by then\); not finite", message)
     assert "1 of 8 weight tensors and 8 of 8 gradient tensors, first 3.weight" in message
     saved = Checkpoints(tmp_path).read()
     assert saved.about["state"]["step"] == 8

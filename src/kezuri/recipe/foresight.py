@@ -208,16 +208,38 @@ def warnings_of(prepared: Prepared, resources: Resources) -> list[str]:
         if isinstance(step, Distill) and step.student is not None:
             teacher = step.teacher_of(scene.before, scene.resources)
             said += [warning] if (warning := larger_student(teacher, scene.after.model)) else []
+        if isinstance(step, FixMatchTraining):
+            said += step.warnings_of(scene.resources)
+    said += _thrown_away(prepared.recipe)
     have, asked = len(prepared.data.train), max(map(batch_size, prepared.recipe.steps))
     if asked > have:
         said.append(f"batch_size {asked} is more than the {have} training images: an epoch is a single step")
     return said
 
 
+def _thrown_away(recipe: Recipe) -> list[str]:
+    """Steps whose work ends with a model that another takes the place of."""
+    said, made = [], list[str]()
+    for number, step in enumerate(recipe.steps, start=1):
+        name = f"step {number} ({steps.name_of(step)})"
+        if isinstance(step, Distill) and step.student is not None:
+            if made:
+                said.append(
+                    f"{name} goes on with another model, {step.student.use}: what {' and '.join(made)} did "
+                    f"to the one before (cuts, masks, bits) is not in it"
+                )
+            made = []
+        elif step.compresses:
+            made.append(name)
+    return said
+
+
 def batch_size(step: Step) -> int:
     """Images a training step of this step takes."""
-    plan = _pruning(step)
-    return int(getattr(step, "batch_size", 1) if plan is None else plan.finetune.batch_size)
+    if isinstance(step, Quantize) and step.train == "never":
+        return 1
+    finetune = getattr(_pruning(step) or step, "finetune", None)
+    return int(getattr(step, "batch_size", 1) if finetune is None else finetune.batch_size)
 
 
 def images_at_once(step: Step, have: int) -> int:
@@ -228,5 +250,5 @@ def images_at_once(step: Step, have: int) -> int:
         have: how many training images there are.
     """
     if isinstance(step, FixMatchTraining):
-        return step.batch_size + 2 * min(step.mu * step.batch_size, have)
+        return step.images_at_once(have)
     return min(batch_size(step), have)
