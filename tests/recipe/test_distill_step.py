@@ -122,7 +122,10 @@ def test_a_recipe_names_student_teacher_loss_and_assistants():
         ("assistants: autto", "expected .*auto.*got 'autto'"),
         ("assistants: [{use: resnet20, los: logits}]", "has no setting 'los'"),
         ("candidates: [resnet20]", "candidates is for assistants: auto"),
-        ("assistants: auto, candidates: [vgg, vgg]", "candidates: vgg is named 2 times; name each once"),
+        (
+            "assistants: auto, candidates: [vgg, vgg]",
+            "vgg is named 2 times among the candidates; name each once",
+        ),
         ("probe_epochs: 2", "probe_epochs is for assistants: auto"),
         ("assistants: auto, probe_epochs: -1", "probe_epochs must be above 0, got -1"),
         (

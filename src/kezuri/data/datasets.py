@@ -14,7 +14,7 @@ from kezuri.core.errors import DataError, UnknownName, UsageError
 from kezuri.core.registry import unknown
 from kezuri.data.catalog import Arrays, find, named
 from kezuri.data.checks import check_image_type, check_labels
-from kezuri.data.images import ImageFolder, scan
+from kezuri.data.images import ImageFolder, image_folders, scan
 from kezuri.data.normalization import Normalization, normalization
 from kezuri.data.parts import Part, TensorPart
 from kezuri.data.splits import set_aside
@@ -87,8 +87,7 @@ def load_data(
     Args:
         ref: `fashion-mini` (comes with the package), `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, or the
             path of a folder with `train/<class>/*.png` (and `val`, `test`), or with `<class>/*.png` alone, of
-            which a fifth becomes the test part. The path is looked for in `root`, then in the working folder;
-            one that begins with `./`, `../`, `/` or `~` is what it says.
+            which a fifth becomes the test part; a path is looked for as `image_folders` says.
         root: where data sets lie; None for `KEZURI_DATA`, `./data`, then the cache.
         validation: the fraction, or number, of training images set aside by class; not used for a folder
             that has a validation part.
@@ -115,19 +114,11 @@ def load_data(
             raise UsageError(f"size is for folders of images; {ref} has one size")
         known = named[ref]
         arrays, source = find(ref, known, root=root, download=download)
+        scale = normalize or (known.mean, known.std)
         return _from_arrays(
-            arrays,
-            _Wanted(
-                ref,
-                source,
-                known.classes,
-                validation,
-                seed,
-                normalize or (known.mean, known.std),
-                validation_from,
-            ),
+            arrays, _Wanted(ref, source, known.classes, validation, seed, scale, validation_from)
         )
-    folders = _folders(ref, root)
+    folders = image_folders(ref, root)
     folder = next((one for one in folders if one.is_dir()), None)
     if folder is not None:
         found = scan(folder, size)
@@ -141,18 +132,10 @@ def load_data(
             validation_from,
         )
         return _from_folder(found, wanted)
-    places = " nor ".join(map(str, folders))
+    where = "there is no folder " + " nor ".join(map(str, folders))
     if "/" in ref or "\\" in ref or ref.startswith((".", "~")):
-        raise DataError(f"there is no folder {places}")
-    raise UnknownName(f"{unknown('data set', ref, named)}; there is no folder {places} either")
-
-
-def _folders(ref: str, root: Path | None) -> list[Path]:
-    """Where the folder of images may be that is asked for, the first first."""
-    path = Path(ref).expanduser()
-    if root is None or path.is_absolute() or path != Path(ref) or ref.split("/")[0] in (".", ".."):
-        return [path]
-    return [root / path, path]
+        raise DataError(where)
+    raise UnknownName(f"{unknown('data set', ref, named)}; {where} either")
 
 
 def data_names() -> tuple[str, ...]:

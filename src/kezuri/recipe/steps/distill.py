@@ -72,7 +72,9 @@ class Distill(Training):
         spelt = [_spell(one) for one in candidates]
         for one in spelt:
             if spelt.count(one) > 1:
-                raise UsageError(f"candidates: {one} is named {spelt.count(one)} times; name each once")
+                raise UsageError(
+                    f"{one} is named {spelt.count(one)} times among the candidates; name each once"
+                )
         object.__setattr__(self, "candidates", candidates)
         for name in ("candidates", "probe_epochs"):
             if getattr(self, name) and self.assistants != "auto":

@@ -11,7 +11,7 @@ from kezuri.recipe.teaching import Teaching, objective_of
 from kezuri.train import FixMatch, Training, estimate_step_seconds, fit, with_few_labels
 from kezuri.train.fixmatch import STRONG, WEAK, check_fixmatch
 
-TIMED = 1024  # unlabelled images of a step that is timed
+TIMED = 512  # unlabelled images of a step that is timed
 
 
 @steps.register("fixmatch")
