@@ -102,6 +102,7 @@ MISFITS = {
     "larger": ({"assistants": [make(13)]}, "assistant 1 has 783 parameters and the teacher, .* 723"),
     "order": ({"assistants": [make(6), make(8)]}, "assistant 2 has 483 .* and assistant 1, .* 363"),
     "equal": ({"assistants": [make(4)]}, "assistant 1 has 243 .* and the student, .* 243"),
+    "frozen": ({"student": make().requires_grad_(False), "assistants": [make(8)]}, "nothing to train"),
     "no candidates": ({"candidates": {}}, "no candidates to choose an assistant from"),
     "built": ({"candidates": {"a": make(8)}}, "candidate 'a' must be a function that builds a model"),
     "candidate": (

@@ -29,6 +29,7 @@ from kezuri.distillation.teacher import check_teacher, learnt_nothing
 from kezuri.model.load import check_fits
 from kezuri.train import Fitted, Hook, Training, evaluate
 from kezuri.train.device import Device
+from kezuri.train.lending import to_train
 
 TRAINING = Training()
 
@@ -162,5 +163,7 @@ def _check(chain: Mapping[str, nn.Module], data: Data, loss: Loss, device: Devic
         except ModelError as error:
             raise ModelError(f"{called}: {error}") from error
     teacher, *others = chain.values()
+    for model in others:
+        to_train(model)
     check_neighbours(teacher, [Pupil(model, loss) for model in others], data, device)
     check_sizes(teacher, dict([*chain.items()][1:-1]), others[-1])
