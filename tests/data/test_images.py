@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kezuri.core.errors import DataError, UsageError
+from kezuri.core.errors import DataError, UnknownName, UsageError
 from kezuri.data import streams
 from kezuri.data.datasets import load_data
 from kezuri.data.images import ImageFiles, read_image, scan
@@ -195,3 +195,35 @@ def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     train.paths[2].unlink()
     with pytest.raises(DataError, match=r"cat/002\.png cannot be read"):
         read_image(train.paths[2], train.frame)
+
+
+@pytest.mark.parametrize("ref", ["./pets", "../here/pets", "~/pets", "pets"])
+def test_a_path_is_found_whatever_folder_data_sets_lie_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ref: str
+) -> None:
+    here = tmp_path / "here"
+    folder(here / "pets", 9)
+    folder(tmp_path / "sets" / "dogs", 8)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    root = tmp_path / "sets"
+    assert load_data(ref, root=root).fingerprint == load_data(str(here / "pets")).fingerprint
+    assert load_data("dogs", root=root).fingerprint == load_data(str(root / "dogs")).fingerprint
+
+
+def test_of_two_folders_the_one_beside_the_data_sets_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "pets", 9)
+    folder(tmp_path / "sets" / "pets", 8)
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data("pets", root=tmp_path / "sets").train) < len(load_data("./pets", root="sets").train)
+
+
+def test_all_places_that_were_tried_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"there is no folder {tmp_path}/some/cats nor some/cats"):
+        load_data("some/cats", root=tmp_path)
+    with pytest.raises(UnknownName, match=f"; there is no folder {tmp_path}/cats nor cats either"):
+        load_data("cats", root=tmp_path)
+    with pytest.raises(DataError, match=r"there is no folder cats$"):
+        load_data("./cats", root=tmp_path)

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,9 @@ from kezuri.distillation.assistant import (
     FAMILIES,
     Pupil,
     between,
+    check_sizes,
     choose_assistant,
+    larger_student,
     nearest_to_mean,
     teach_in_turn,
 )
@@ -19,6 +22,15 @@ from kezuri.model.load import load_model
 from kezuri.train import NullProgress, Training, evaluate, fit
 
 SHORT = Training(epochs=1, batch_size=32, lr=0.05)
+LONG = replace(SHORT, epochs=8, lr=0.2)  # 32 steps
+
+
+@pytest.fixture
+def teacher(net, patterns):
+    """Trained."""
+    model = net(16, seed=1)
+    fit(model, patterns, LONG, seed=0, device="cpu")
+    return model
 
 
 def same(one, other):
@@ -80,21 +92,21 @@ def test_choosing_trains_all_alone(net, patterns):
         choose_assistant({}, net(1), teacher, patterns, SHORT, seed=0)
 
 
-def test_each_learns_from_the_one_before(net, patterns):
-    teacher, assistant, student = net(16, seed=1), net(8, seed=2), net(4)
+def test_each_learns_from_the_one_before(net, patterns, teacher):
+    assistant, student, before = net(8, seed=2), net(4), copy.deepcopy(teacher)
     fitted = teach_in_turn(
         teacher,
         [Pupil(assistant, Logits(2.0)), Pupil(student, Hint())],
         patterns,
-        SHORT,
+        LONG,
         seed=5,
         device="cpu",
     )
     assert len(fitted) == 2
     by_hand = net(4)
-    last = fit(by_hand, patterns, SHORT, seed=5, device="cpu", objective=Distillation(assistant, Hint()))
+    last = fit(by_hand, patterns, LONG, seed=5, device="cpu", objective=Distillation(assistant, Hint()))
     assert same(student, by_hand) and last.best_accuracy == fitted[1].best_accuracy
-    assert not same(assistant, net(8, seed=2)) and same(teacher, net(16, seed=1))
+    assert not same(assistant, net(8, seed=2)) and same(teacher, before)
 
 
 def test_without_assistants_it_is_plain_distillation(net, patterns):
@@ -104,7 +116,7 @@ def test_without_assistants_it_is_plain_distillation(net, patterns):
     assert same(one, other)
 
 
-def test_a_chain_stopped_anywhere_ends_the_same(net, patterns, tmp_path):
+def test_a_chain_stopped_anywhere_ends_the_same(net, patterns, teacher, tmp_path):
     class Stop(NullProgress):
         left = 0
 
@@ -116,16 +128,51 @@ def test_a_chain_stopped_anywhere_ends_the_same(net, patterns, tmp_path):
     def teach(progress=None, checkpoint=None):
         pupils = [Pupil(net(8, seed=2)), Pupil(net(4), Hint())]
         settings = {"seed": 5, "device": "cpu", "progress": progress, "checkpoint": checkpoint}
-        teach_in_turn(net(16, seed=1), pupils, patterns, SHORT, **settings)
+        teach_in_turn(teacher, pupils, patterns, LONG, **settings)
         return pupils[-1].model
 
     expected = teach()
     stop = Stop()
-    for more in (2, 4, 1):  # four steps each: within the first, in the second, again in the second
+    for more in (2, 34, 1):  # 32 steps each: within the first, in the second, again in the second
         stop.left = more
         with pytest.raises(Interrupted):
             teach(stop, tmp_path)
     assert same(teach(None, tmp_path), expected)
+
+
+def test_an_assistant_that_learnt_nothing_does_not_teach(net, patterns, teacher):
+    student = net(4)
+    with pytest.raises(UsageError, match=r"^assistant 1 is right on .* nothing to teach: try a lower lr"):
+        pupils = [Pupil(net(8)), Pupil(student)]
+        teach_in_turn(teacher, pupils, patterns, replace(SHORT, lr=1e-9), seed=0, device="cpu")
+    assert same(student, net(4))
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ([20], "^first has 7,644 parameters and the teacher, which is to teach it, 4,964: name assistants"),
+        ([16], "^first has 4,964 parameters and the teacher, which is to teach it, 4,964"),
+        ([8, 12], "^second has 2,860 parameters and first, which is to teach it, 1,332"),
+        ([8, 8], "^second has 1,332 parameters and first, which is to teach it, 1,332"),
+        (
+            [8, 4],
+            "^second has 380 parameters and the student, which it is to teach, 380: an assistant stands",
+        ),
+        ([8, 2], "^second has 120 parameters and the student, which it is to teach, 380"),
+    ],
+)
+def test_assistants_stand_between_from_the_largest(net, widths, message):
+    assistants = dict(zip(("first", "second"), map(net, widths), strict=False))
+    with pytest.raises(UsageError, match=message):
+        check_sizes(net(16), assistants, net(4))
+    check_sizes(net(16), {"first": net(12), "second": net(8)}, net(4))
+    check_sizes(net(16), {"first": net(4)})
+
+
+def test_a_student_larger_than_its_teacher_is_remarked_on(net):
+    assert larger_student(net(16), net(16)) is None and larger_student(net(16), net(4)) is None
+    assert "the student has 4,964 parameters and its teacher 380" in larger_student(net(4), net(16))
 
 
 def test_a_chain_with_a_misfit_is_refused_before_the_first_training(net, patterns):

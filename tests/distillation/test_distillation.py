@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from kezuri.core.errors import Interrupted, UsageError
 from kezuri.data.augment import CutMix, Flip, Mixup
@@ -195,3 +196,18 @@ def test_a_model_in_integers_learns_from_the_one_it_was(net, patterns, loss, tmp
     assert before.keys() == quantized.model.state_dict().keys()
     assert not same(before, quantized.model.state_dict())
     quantized.export(tmp_path / "model.onnx")
+
+
+def test_decoupled_trains_a_student_without_normalisation(net, patterns):
+    teacher = net(16, seed=1)
+    fit(teacher, patterns, replace(SHORT, epochs=8, lr=0.2, augment=()), seed=0, device="cpu")
+
+    def taught(loss):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+        training = Training(epochs=10, batch_size=16, lr=0.1)
+        objective = Distillation(teacher, loss)
+        return fit(nn.Sequential(*layers), patterns, training, seed=0, device="cpu", objective=objective)
+
+    assert taught(Decoupled()).epochs[-1].validation_accuracy > 0.9
+    assert taught(Decoupled(warmup_steps=0, clip=None)).best_accuracy < 0.5  # what the two are for

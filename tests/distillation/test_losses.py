@@ -12,7 +12,7 @@ from kezuri.core.errors import UsageError
 from kezuri.distillation import Attention, Decoupled, Hint, Logits
 from kezuri.distillation.loss import Lesson
 from kezuri.distillation.losses.attention import attention_map
-from kezuri.distillation.losses.decoupled import decoupled_divergence
+from kezuri.distillation.losses.decoupled import decoupled_divergence, pulls
 from kezuri.distillation.losses.hint import regressed
 from kezuri.distillation.losses.logits import soft_divergence
 from kezuri.distillation.tap import Pair
@@ -77,14 +77,51 @@ def test_decoupled_survives_answers_that_are_certain():
 def test_decoupled_weighs_and_warms_up():
     student, teacher, targets = drawn(0, 4, 5), drawn(1, 4, 5), torch.tensor([0, 1, 2, 4])
     first, second = (part.mean() for part in decoupled_divergence(student, teacher, targets, 4.0))
-    for progress, grown in ((0.1, 0.2), (0.5, 1.0), (1.0, 1.0)):
-        found = Decoupled(4.0, alpha=0.5, beta=6, warmup=0.5)(
-            lesson(student, teacher, targets, progress=progress)
-        )
+
+    def found(progress, steps, warmup, warmup_steps):
+        loss = Decoupled(4.0, alpha=0.5, beta=6, warmup=warmup, warmup_steps=warmup_steps, clip=None)
+        return loss(lesson(student, teacher, targets, progress=progress, steps=steps))
+
+    for progress, steps, warmup, least, grown in (
+        (0.1, 100, 0.5, 0, 0.2),
+        (0.1, 100, 0.5, 50, 0.2),
+        (0.1, 100, 0.5, 80, 0.125),
+        (1.0, 100, 0.5, 400, 0.25),
+        (0.5, 100, 0.5, 0, 1.0),
+        (1.0, 1000, 0.5, 500, 1.0),
+        (0.01, 100, 0, 500, 1.0),
+    ):
         expected = F.cross_entropy(student, targets) + grown * 16 * (0.5 * first + 6 * second)
-        assert torch.allclose(found, expected)
-    at_once = Decoupled(4.0, alpha=0.5, beta=6, warmup=0)(lesson(student, teacher, targets, progress=0.01))
-    assert torch.allclose(at_once, F.cross_entropy(student, targets) + 16 * (0.5 * first + 6 * second))
+        assert torch.allclose(found(progress, steps, warmup, least), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.5, 20), st.floats(0, 3), st.floats(0, 10), st.integers(2, 7))
+def test_the_pull_is_the_length_of_the_gradient(seed, temperature, alpha, beta, classes):
+    student = drawn(seed, 4, classes).double().requires_grad_()
+    teacher, target = drawn(seed + 1, 4, classes).double(), torch.arange(4) % classes
+    first, second = decoupled_divergence(student, teacher, target, temperature)
+    (temperature**2 * (alpha * first + beta * second)).sum().backward()
+    found = pulls(student, teacher, target, temperature, alpha=alpha, beta=beta)
+    assert torch.allclose(found, student.grad.norm(dim=1), rtol=1e-6, atol=1e-9)
+
+
+def test_decoupled_pulls_no_harder_than_its_clip():
+    targets = torch.tensor([0, 1, 2])
+    teacher = drawn(1, 3, 5)
+    student = torch.stack([drawn(2, 5), drawn(3, 5), teacher[2] + 0.01 * drawn(4, 5)]).requires_grad_()
+
+    def gradients(clip):
+        given = lesson(student, teacher, targets)
+        whole = Decoupled(warmup=0, clip=clip)(given) - F.cross_entropy(student, targets)
+        return 3 * torch.autograd.grad(whole, student)[0]
+
+    free, clipped = gradients(None), gradients(1.5)
+    assert free.norm(dim=1)[:2].min() > 1.5 > free.norm(dim=1)[2]
+    assert clipped.norm(dim=1)[:2].tolist() == pytest.approx([1.5, 1.5], rel=1e-4)
+    assert torch.allclose(clipped[2], free[2], atol=1e-5)
+    directions = F.cosine_similarity(free, clipped)
+    assert directions.tolist() == pytest.approx([1, 1, 1], rel=1e-4)
 
 
 def test_decoupled_takes_each_of_mixed_targets_by_its_share():
@@ -175,6 +212,8 @@ def test_a_loss_of_answers_may_stand_beside(loss):
         (Decoupled, {"temperature": -1}, "temperature must be above 0"),
         (Decoupled, {"beta": -1}, "beta must be 0 or more, got -1"),
         (Decoupled, {"alpha": math.nan}, "alpha must be 0 or more, got nan"),
+        (Decoupled, {"warmup_steps": -1}, "warmup_steps must be 0 or more, got -1"),
+        (Decoupled, {"clip": 0}, "clip must be above 0, got 0"),
         (Decoupled, {"warmup": 20}, r"warmup is a share of the training, in \[0, 1\], got 20"),
         (Hint, {"weight": 0}, "weight must be above 0, got 0"),
         (Attention, {"weight": -2}, "weight must be above 0, got -2"),

@@ -8,6 +8,8 @@ from kezuri.core.errors import UsageError
 from kezuri.distillation.tap import Pair, features, matched, same_positions, tapped
 from kezuri.model.load import load_model
 from kezuri.model.program import as_program
+from kezuri.quantization.network import with_quantizers
+from kezuri.quantization.scheme import Scheme
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 OURS = {"a": (4, 8, 8), "b": (4, 8, 8), "c": (8, 4, 4), "d": (7, 3)}
@@ -32,11 +34,47 @@ def test_features_are_maps_and_sequences_by_name_in_order(student):
     assert features(tokens, IMAGES) == {}  # one token is no sequence
 
 
-def test_features_of_a_program_are_its_operations(student):
-    program = as_program(student, (IMAGES,))
+def test_features_of_a_program_are_those_of_its_modules_and_its_operations(student):
+    program = copy.deepcopy(as_program(student, (IMAGES,)))
     found = features(program, IMAGES)
-    assert list(found.values()) == [(4, 8, 8)] * 3 + [(8, 4, 4)] * 2
-    assert next(iter(found)).startswith("conv2d") and list(found)[-1].startswith("relu")
+    assert found.items() >= features(student, IMAGES).items()
+    others = {name: size for name, size in found.items() if name not in features(student, IMAGES)}
+    assert list(others.values()) == [(4, 8, 8)] * 3 + [(8, 4, 4)] * 2
+    assert next(iter(others)).startswith("conv2d") and list(others)[-1].startswith("relu")
+
+
+class Reuses(nn.Module):
+    """One activation for two layers, under the name that torch.export gives the first of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.relu = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 5, 3), nn.ReLU()
+        self.tokens = nn.Flatten(2)
+
+    def forward(self, x):
+        return self.tokens(self.relu(self.other(self.relu(self.one(x))))).mean(2)
+
+
+def test_a_module_called_twice_counts_as_its_last_call_and_may_end_with_a_view():
+    model = Reuses()
+    found = features(as_program(model, (IMAGES,)), IMAGES)
+    assert found["relu"] == features(model, IMAGES)["relu"] == (5, 4, 4)
+    assert found["tokens"] == features(model, IMAGES)["tokens"] == (5, 16)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenet_v1", "vit_tiny"])
+@pytest.mark.parametrize("ranges", ["moving", "learned"])
+def test_a_quantized_network_has_the_features_of_its_modules(name, ranges):
+    images = torch.rand(2, 3, 32, 32)
+    model = load_model(name, classes=10, image_shape=(3, 32, 32)).eval()
+    network = with_quantizers(model, (images,), Scheme(ranges=ranges)).network
+    plain, found = features(model, images), features(copy.deepcopy(network), images)
+    there = plain.keys() & found.keys()
+    assert len(there) > 0.8 * len(plain) and all(plain[name] == found[name] for name in there)
+    with tapped(model, sorted(there)) as ours, tapped(network.eval(), sorted(there)) as theirs:
+        model(images), network(images)  # all quantizers are off
+        for name, one, other in zip(sorted(there), ours.take(), theirs.take(), strict=True):
+            assert torch.allclose(one, other, atol=1e-4), name
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_tiny"])

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -140,6 +141,35 @@ def test_a_stopped_search_goes_on_to_the_identical_result(
     assert resumed.history == whole.history
     with pytest.raises(UsageError, match=r"a different search \(not the same: seed\)"):
         search(model, part, searcher=searcher, evaluations=100, checkpoint=tmp_path / "search", seed=1)
+
+
+class PressedWhileSaved(RandomSearch):
+    """Ctrl-C is pressed when its state is asked for, the first time."""
+
+    pressed: ClassVar[bool] = False
+
+    def begin(self, *args, **settings):
+        begun = super().begin(*args, **settings)
+        state = begun.state
+
+        def pressing():
+            if not PressedWhileSaved.pressed:
+                PressedWhileSaved.pressed = True
+                signal.raise_signal(signal.SIGINT)
+            return state()
+
+        begun.state = pressing
+        return begun
+
+
+@pytest.mark.usefixtures("heard")
+def test_ctrl_c_as_the_last_generation_is_saved_is_not_lost(
+    model: nn.Module, part: TensorPart, tmp_path: Path
+) -> None:
+    settings = {"searcher": PressedWhileSaved(batch=8), "evaluations": 8, "checkpoint": tmp_path / "search"}
+    with pytest.raises(Interrupted, match="after 8 of 8 evaluations"):
+        search(model, part, **settings)
+    assert search(model, part, **settings).evaluations == 8
 
 
 def test_the_fewest_weights_that_hold_a_floor(model: nn.Module, part: TensorPart) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.manifest import Manifest
-from kezuri.core.errors import CorruptArtifact, DataError, Interrupted, RecipeError, UsageError
+from kezuri.core.errors import CorruptArtifact, DataError, Interrupted, ModelError, RecipeError, UsageError
 from kezuri.data import from_tensors
 from kezuri.distillation import Attention, Hint, Logits
 from kezuri.measure.macs import count_params
@@ -28,6 +29,8 @@ from kezuri.recipe.steps.distill import Assistant, Distill
 from kezuri.train import Training, fit
 
 SMALL = "{use: resnet8, options: {width: 0.25, shortcut: B}}"
+THIRD = "{use: resnet8, options: {width: 0.3}}"
+HALF = "{use: resnet8, options: {width: 0.5}}"
 TEXT = """\
 name: learn
 model: {use: resnet8, options: {width: 0.5, shortcut: B}, weights: teacher.safetensors}
@@ -75,7 +78,10 @@ def resources(ready, tmp_path):
 
 
 class Hearing(SilentListener):
-    said = ()
+    said = warned = ()
+
+    def warn(self, text):
+        self.warned = (*self.warned, text)
 
     def say(self, text):
         self.said = (*self.said, text)
@@ -116,6 +122,10 @@ def test_a_recipe_names_student_teacher_loss_and_assistants():
         ("assistants: autto", "expected .*auto.*got 'autto'"),
         ("assistants: [{use: resnet20, los: logits}]", "has no setting 'los'"),
         ("candidates: [resnet20]", "candidates is for assistants: auto"),
+        (
+            "assistants: auto, candidates: [vgg, vgg]",
+            "vgg is named 2 times among the candidates; name each once",
+        ),
         ("probe_epochs: 2", "probe_epochs is for assistants: auto"),
         ("assistants: auto, probe_epochs: -1", "probe_epochs must be above 0, got -1"),
         (
@@ -192,7 +202,10 @@ def test_misfits_are_foreseen(ready, resources):
     hint = "loss: {use: hint, taps: {layer9: layer1}}"
     for settings, message in (
         (f"student: {SMALL}, {hint}", "no feature of the student is named 'layer9'; near: layer3"),
-        (f"student: {SMALL}, assistants: [{{use: resnet8, {hint}}}]", "named 'layer9'"),
+        (
+            f"student: {SMALL}, assistants: [{{use: resnet8, options: {{width: 0.4}}, {hint}}}]",
+            "named 'layer9'",
+        ),
         (f"student: {SMALL}, assistants: auto", "no assistant between resnet8 and resnet8"),
         (
             "student: {use: mobilenet_v1}, assistants: auto",
@@ -208,9 +221,53 @@ def test_misfits_are_foreseen(ready, resources):
             foresee(prepared, resources(prepared))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            f"student: {SMALL}, assistants: [resnet20]",
+            "assistant 1 .resnet20. has .* the teacher, .* 19,579: ",
+        ),
+        (f"student: {SMALL}, assistants: [{THIRD}, {HALF}]", "assistant 2 .resnet8.width=0.5.. has 18,843 "),
+        (f"student: {SMALL}, assistants: [{HALF}, {HALF}]", "assistant 2 .* has 18,843 .* 18,843"),
+        (f"student: {SMALL}, assistants: [{SMALL}]", "the student, which it is to teach, 5,023"),
+        (f"student: {SMALL}, assistants: auto, candidates: [{HALF}, resnet20]", "assistant 1 .resnet20. has"),
+    ],
+)
+def test_assistants_that_do_not_stand_between_are_foreseen(ready, resources, settings, message):
+    prepared = ready(f"  - {{use: distill, {QUICK}, {settings}}}\n")
+    with pytest.raises(UsageError, match=message):
+        foresee(prepared, resources(prepared))
+    with pytest.raises(UsageError, match=message):
+        estimate(prepared, Path())
+
+
+def test_a_larger_student_is_warned_of(ready, tmp_path):
+    needs = estimate(ready(f"  - {{use: distill, {QUICK}, student: {{use: resnet8}}}}\n"), tmp_path)
+    assert "the student has 74,547 parameters and its teacher 19,579" in needs.warnings[0]
+    assert not estimate(ready(f"  - {{use: distill, {QUICK}, student: {SMALL}}}\n"), tmp_path).warnings
+
+
+def test_a_student_that_learnt_nothing_is_warned_of(ready, resources):
+    prepared = ready(f"  - {{use: distill, epochs: 1, lr: 1e-9, batch_size: 30, student: {SMALL}}}\n")
+    hearing = Hearing()
+    step = prepared.recipe.steps[0]
+    step.apply(ModelState(prepared.model), resources(prepared, listener=hearing), stage="1-distill")
+    assert hearing.warned[0].startswith("the student learnt nothing: it is right on ")
+
+
+def test_a_model_that_cannot_take_the_images_is_named(ready, tmp_path):
+    file = tmp_path / "nets.py"
+    file.write_text("from torch import nn\n\ndef flat():\n    return nn.Linear(7, 3)\n")
+    auto = f"student: {SMALL}, assistants: auto, candidates: [{THIRD}, '{file}:flat']"
+    with pytest.raises(ModelError, match=r"nets\.py:flat: the model cannot take images of 1x12x12"):
+        ready(f"  - {{use: distill, {QUICK}, {auto}}}\n")
+
+
 def test_named_assistants_teach_in_turn(ready, resources):
-    chain = "assistants: [{use: resnet8, options: {width: 0.5}}, {use: resnet8, loss: attention}]"
-    prepared = ready(f"  - {{use: distill, {QUICK}, student: {SMALL}, {chain}}}\n")
+    narrow = "{use: resnet8, options: {width: 0.4}, loss: attention}"
+    chain = f"assistants: [{{use: resnet8, options: {{width: 0.5}}}}, {narrow}]"
+    prepared = ready(f"  - {{use: distill, {QUICK.replace('1', '8')}, student: {SMALL}, {chain}}}\n")
     there, step = resources(prepared), prepared.recipe.steps[0]
     step.check(ModelState(prepared.model), there)
     assert step._pupils(step.assistants, prepared.model, there)[1].loss == Attention()
@@ -249,11 +306,11 @@ def test_auto_knows_the_zoo_and_needs_no_probe_for_one(ready, resources):
 def test_an_estimate_counts_the_whole_chain(ready, tmp_path):
     alone = ready(f"  - {{use: distill, epochs: 200, batch_size: 30, student: {SMALL}}}\n")
     chain = ready(
-        f"  - {{use: distill, epochs: 200, batch_size: 30, student: {SMALL}, assistants: [resnet20]}}\n"
+        f"  - {{use: distill, epochs: 200, batch_size: 30, student: {SMALL}, assistants: [{HALF}]}}\n"
     )
     auto = ready(
         f"  - {{use: distill, epochs: 200, batch_size: 30, student: {SMALL}, assistants: auto,\n"
-        f"     candidates: [resnet8, resnet20]}}\n"
+        f"     candidates: [{THIRD}, {HALF}]}}\n"
     )
     seconds = [estimate(prepared, tmp_path).seconds for prepared in (alone, chain, auto)]
     assert 0 < seconds[0] < seconds[1] < seconds[2]
@@ -261,7 +318,7 @@ def test_an_estimate_counts_the_whole_chain(ready, tmp_path):
 
 CHAIN = f"""\
   - {{use: distill, epochs: 12, lr: 0.05, batch_size: 30, student: {SMALL},
-     loss: {{use: hint, weight: 1, beside: logits}}, assistants: [{{use: resnet8, options: {{width: 0.25}}}}]}}
+     loss: {{use: hint, weight: 1, beside: logits}}, assistants: [{{use: resnet8, options: {{width: 0.4}}}}]}}
   - {{use: prune, criterion: l2, schedule: {{use: one_shot, sparsity: 0.2}},
      finetune: {{{QUICK}, lr_ratio: 1, distill: {{}}}}}}
 """

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,3 +144,34 @@ def test_its_views_count_in_the_memory_it_needs(model, data, tmp_path):
 
     assert memory(4) - memory(2) == pytest.approx(2 * (memory(2) - memory(1)))
     assert memory(100) == memory(200)  # 90 images are all there are
+
+
+def test_unwise_amounts_of_labels_and_images_are_named(resources, model):
+    step = FixMatchTraining(**SMALL, labels_per_class=30)
+    assert (
+        "labels_per_class 30 keeps the labels of all 90 training images"
+        in step.warnings_of(resources(step))[0]
+    )
+    step = FixMatchTraining(**{**SMALL, "mu": 100}, labels_per_class=4)
+    assert step.warnings_of(resources(step)) == [
+        "mu 100 asks for 800 unlabelled images a step and there are 90: an epoch is a single step"
+    ]
+    step = FixMatchTraining(**SMALL, labels_per_class=4)
+    assert not step.warnings_of(resources(step))
+
+
+def test_an_estimate_shows_the_model_a_bounded_number_of_images(resources):
+    class Counting(nn.Sequential):
+        most = 0
+
+        def forward(self, x):
+            Counting.most = max(Counting.most, len(x))
+            return super().forward(x)
+
+    counting = Counting(nn.Flatten(), nn.Linear(36, 3))
+    labels = torch.arange(6000) % 3
+    many = from_tensors((torch.zeros(6000, 1, 6, 6), labels), validation=30, normalize=((0.0,), (1.0,)))
+    step = FixMatchTraining(**{**SMALL, "mu": 1000}, labels_per_class=4)
+    there = replace(resources(step), data=many)
+    assert step.seconds(ModelState(counting), there) > 0
+    assert Counting.most == 2 * 512

@@ -17,6 +17,7 @@ from kezuri.artifact.manifest import Manifest
 from kezuri.core.errors import GoalUnreachable, Interrupted, KezuriError, RecipeError, UnknownName, UsageError
 from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
+from kezuri.distillation.tap import features
 from kezuri.quantization.budget import Budget
 from kezuri.quantization.fake import WeightQuant, quantizers_of
 from kezuri.quantization.observers.mse import Mse
@@ -303,6 +304,44 @@ def test_the_dense_model_teaches_the_quantized_one(apply):
     assert not quantizers_of(resources.dense.model)
 
 
+STILL = "lr: 1e-9, batch_size: 30, optimizer: {use: sgd, weight_decay: 1e+8, momentum: 0, nesterov: false}"  # decay alone moves
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        f"{{use: train, epochs: 1, {STILL}}}",
+        f"{{use: distill, epochs: 1, {STILL}}}",
+        f"{{use: fixmatch, epochs: 1, {STILL}, labels_per_class: 5, mu: 2}}",
+    ],
+)
+def test_learned_scales_do_not_decay_in_any_step_that_trains(apply, ready, step):
+    before, resources = apply("images: 64, ranges: learned, train: never")
+    after = ready(f"  - {step}\n").recipe.steps[0].apply(before, resources, stage="2-after")
+    weights = dict(before.model.named_parameters())
+    for name, weight in after.model.named_parameters():
+        share = float(weight.detach().norm() / weights[name].detach().norm())
+        assert share == pytest.approx(1, abs=1e-3) if name.endswith("scale") else share < 0.95, name
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "  - {use: quantize, images: 64}\n  - {use: distill, epochs: 1, lr: 0.01, batch_size: 30, loss: HINT}\n",
+        "  - {use: quantize, images: 64, train: always,\n"
+        "     finetune: {epochs: 1, lr: 0.01, batch_size: 30, distill: {loss: HINT}}}\n",
+    ],
+)
+def test_modules_of_a_quantized_model_are_tapped_by_name(ready, tmp_path, steps):
+    hint = "{use: hint, taps: {relu2: relu2}, beside: logits}"
+    prepared = ready(steps.replace("HINT", hint))
+    folder = run(prepared, runs=tmp_path, threads=1)
+    assert Manifest(folder).read()["status"] == "finished"
+    resources = resources_of(prepared, folder)
+    loaded = resources.stages.state("1-quantize").model
+    assert features(loaded, resources.example)["relu2"] == (8, 4, 4)
+
+
 def test_bits_are_chosen_under_a_budget_and_the_table_is_kept(apply):
     hearing = Hearing()
     after, resources = apply("budget: {size: 0.16, bits: [8, 4, 2]}, images: 64", listener=hearing)
@@ -397,6 +436,9 @@ def test_masks_survive_in_the_file(ready, tmp_path, rounding):
     assert "QLinearConv" in {
         row.conditions["kernel"] for row in shares if row.conditions["group"] == "integers"
     }
+    told = [row for row in Journal(folder.measurements).read() if row.metric == "sparsity"]
+    final = {row.conditions["of"]: row.value for row in told if row.conditions["model"] == "final"}
+    assert final["weights"] == pytest.approx(0.5, abs=0.01)
     assert Manifest(folder).read()["status"] == "finished"
 
 

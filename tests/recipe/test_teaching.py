@@ -12,6 +12,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
+from kezuri.data.augment import PadCrop
 from kezuri.distillation import Attention, Logits
 from kezuri.prune.criteria.norm import L2
 from kezuri.prune.granularity import Weight
@@ -20,13 +21,15 @@ from kezuri.prune.schedule import OneShot
 from kezuri.recipe.build import plain
 from kezuri.recipe.document import parse
 from kezuri.recipe.finetune import Finetune
-from kezuri.recipe.foresight import foresee
+from kezuri.recipe.foresight import check_trainings, foresee
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import IN_MEMORY, prepare
 from kezuri.recipe.recipe import DataChoice, Recipe, recipe_from, recipe_from_json
 from kezuri.recipe.run import resources_of
 from kezuri.recipe.step import ModelState
+from kezuri.recipe.steps.distill import Distill
+from kezuri.recipe.steps.fixmatch import FixMatchTraining
 from kezuri.recipe.steps.pcas import PcasLoop
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.prune_blocks import PruneBlocks
@@ -109,6 +112,9 @@ def finetune(teaching):
 
 STEPS = {
     "train": lambda teaching: Train(**SETTINGS, keep="last", distill=teaching),
+    "fixmatch": lambda teaching: FixMatchTraining(
+        **SETTINGS, keep="last", labels_per_class=10, mu=2, weak=(), strong=(PadCrop(1),), distill=teaching
+    ),
     "channels": lambda teaching: Prune(L2(), schedule=OneShot(0.3), finetune=finetune(teaching)),
     "weights": lambda teaching: Prune(
         L2(), granularity=Weight(), schedule=OneShot(0.5), finetune=finetune(teaching)
@@ -142,19 +148,56 @@ def test_the_dense_parent_teaches_what_was_cut_from_it(resources, trained):
     assert Teaching().objective(replace_dense(there, trained)).teacher is trained
 
 
-def test_a_named_teacher_is_built_with_its_weights(resources, trained, tmp_path):
+def test_a_named_teacher_is_built_with_its_weights(resources, data, tmp_path):
     file = tmp_path / "nets.py"
     source = (
         "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))\n"
     )
     file.write_text(source)
-    save_file({"1.weight": torch.full((3, 36), 0.5), "1.bias": torch.zeros(3)}, tmp_path / "w.safetensors")
+    taught = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    fit(taught, data, Training(epochs=4, lr=0.05, batch_size=20), seed=0, device="cpu")
+    save_file(taught.state_dict(), tmp_path / "w.safetensors")
     teaching = Teaching(teacher=ModelChoice(f"{file}:build", weights="w.safetensors"))
     prepared, there = resources(Train(**SETTINGS, distill=teaching), near=tmp_path)
     teacher = teaching.objective(there).teacher
-    assert (teacher[1].weight == 0.5).all()
+    assert torch.equal(teacher[1].weight, taught[1].weight)
     assert {"weights w.safetensors", f"code {file}"} <= prepared.inputs.keys()
     foresee(prepared, there)
+
+
+@pytest.mark.parametrize("make", STEPS.values(), ids=STEPS)
+def test_an_untrained_teacher_is_refused_in_every_step_and_foreseen(make, resources, trained):
+    teaching = Teaching(teacher=ModelChoice("resnet8", {"width": 0.25}))
+    prepared, there = resources(make(teaching), trained)
+    message = "no better than chance, so it has nothing to teach: train it first"
+    with pytest.raises(UsageError, match=message):
+        prepared.recipe.steps[0].apply(ModelState(copy.deepcopy(trained)), there, stage="1-step")
+    for foresight in (foresee, check_trainings):
+        with pytest.raises(UsageError, match=f"^the teacher resnet8 of step 1 .*{message}"):
+            foresight(prepared, there)
+
+
+@pytest.mark.parametrize(
+    ("steps", "refused"),
+    [
+        ([Train(**SETTINGS), STEPS["weights"](Teaching())], False),
+        ([STEPS["weights"](Teaching())], True),
+        ([Train(epochs=0), STEPS["weights"](Teaching())], True),
+        ([Train(**SETTINGS), Distill(student=ModelChoice("resnet8", {"width": 0.25}))], False),
+        ([Distill(student=ModelChoice("resnet8", {"width": 0.25}))], True),
+        ([STEPS["weights"](None), Distill()], True),
+        ([Train(**SETTINGS), STEPS["weights"](None), Distill()], False),
+    ],
+)
+def test_the_model_itself_may_teach_once_a_step_has_trained_it(steps, refused, data, tmp_path):
+    recipe = Recipe("test", ModelChoice("resnet8", {"width": 0.25}), DataChoice(IN_MEMORY), tuple(steps))
+    prepared = prepare(recipe, data=data, device="cpu")
+    there = resources_of(prepared, RunFolder(tmp_path))
+    if refused:
+        with pytest.raises(UsageError, match=r"the teacher of step . .* has nothing to teach"):
+            check_trainings(prepared, there)
+    else:
+        check_trainings(prepared, there)
 
 
 def test_recipes_say_it_and_runs_remember_it():

@@ -1,4 +1,5 @@
 import logging
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from kezuri.core.errors import ModelError, ResourceError
+from kezuri.model.program import as_program
 from kezuri.runtime.export import export_onnx
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
 
@@ -86,3 +88,31 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResourceError, match="cannot write"):
         export_onnx(nn.Flatten(), (1, 2, 2), tmp_path / "file" / "model.onnx")
+
+
+class Pressed(nn.Module):
+    """Ctrl-C is pressed while it is gone through."""
+
+    def __init__(self, presses: int) -> None:
+        super().__init__()
+        self.presses, self.last = presses, nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while self.presses:
+            self.presses -= 1
+            signal.raise_signal(signal.SIGINT)
+        return self.last(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize(
+    "export", [export_onnx, lambda model, shape, _: as_program(model, (torch.zeros(2, *shape),))]
+)
+def test_ctrl_c_is_neither_lost_nor_taken_for_a_fault_of_the_model(export, presses, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            export(Pressed(presses), SHAPE, tmp_path / "model.onnx")
+        assert not (tmp_path / "model.onnx").exists()
+    finally:
+        signal.signal(signal.SIGINT, before)

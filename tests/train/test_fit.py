@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -299,7 +300,8 @@ def test_stops_within_one_step_of_a_bad_number(net, patterns, tmp_path, value) -
         )
     assert steps.events[-1] == ("before_forward", 11) and bar.ended == 1
     message = str(caught.value)
-    assert message.startswith("training diverged in epoch 2, step 12: the loss is nan at learning rate 0.0")
+    assert message.startswith("training diverged in epoch 2, step 12: the loss is nan with lr ")
+    assert re.search(r"with lr 0\.\d+ \(0\.\d+ by then\); not finite", message)
     assert "1 of 8 weight tensors and 8 of 8 gradient tensors, first 3.weight" in message
     saved = Checkpoints(tmp_path).read()
     assert saved.about["state"]["step"] == 8
@@ -418,6 +420,27 @@ def test_ctrl_c_waits_for_the_step_to_be_whole(net, patterns, same, tmp_path) ->
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     fit(model, patterns, ROUGH, seed=5, device="cpu", checkpoint=tmp_path, hooks=[Press()])
     assert same(model, whole)
+
+
+def test_ctrl_c_in_the_last_evaluation_is_not_lost(net, patterns, same, tmp_path) -> None:
+    whole, model = net(), net()
+    fit(whole, patterns, SHORT, seed=5, device="cpu")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    presses = []
+
+    def press(module, _inputs, _output):
+        if not module.training and len(presses) < SHORT.epochs:
+            presses.append(module)
+            if len(presses) == SHORT.epochs:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    heard = model.register_forward_hook(press)
+    with pytest.raises(Interrupted, match=r"after (\d+) of \1 steps"):
+        fit(model, patterns, SHORT, seed=5, device="cpu", checkpoint=tmp_path)
+    heard.remove()
+    again, bar = net(), Bar()
+    fit(again, patterns, SHORT, seed=5, device="cpu", checkpoint=tmp_path, progress=bar)
+    assert same(again, whole) and bar.started is None
 
 
 def test_a_half_made_step_is_not_saved(net, patterns, tmp_path) -> None:

@@ -121,6 +121,31 @@ def test_what_is_asked_has_no_gradient(patterns) -> None:
     assert torch.allclose(*gradients, atol=1e-6)
 
 
+class Shifted(Objective):
+    """The cross-entropy, moved by a number of its own that is trained along."""
+
+    def __init__(self):
+        self.own = nn.Parameter(torch.ones(()))
+
+    def __call__(self, model, batch, logits, step):
+        return cross_entropy(logits, batch.targets) + self.own.square()
+
+    def tensors(self):
+        return {"own": self.own}
+
+
+def test_the_labelled_images_may_have_an_objective_of_their_own(patterns, net) -> None:
+    model, shifted = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), Shifted()
+    start = Start(SETTINGS, seed=3, dtype=torch.float32, epoch_steps=4, images=torch.zeros(2, 1, 8, 8))
+    batch = Batch(torch.zeros(8, 1, 8, 8), torch.zeros(8).long())
+    plain, other = (FixMatch(patterns.train, mu=2, **SHIFTS, labelled=one) for one in (None, shifted))
+    with plain.begun(model, start), other.begun(model, start):
+        losses = [one(model, batch, torch.zeros(8, 4), 0) for one in (plain, other)]
+    assert torch.allclose(losses[1], losses[0] + 1)
+    fit(net(), few(patterns), SETTINGS, seed=0, device="cpu", objective=other)
+    assert abs(float(shifted.own.detach())) < 0.9
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 9, 4), (16, 15, 17)])
 def test_the_unlabelled_images_follow_from_seed_and_step(patterns, order) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))

@@ -14,7 +14,7 @@ from kezuri.core.errors import DataError, UnknownName, UsageError
 from kezuri.core.registry import unknown
 from kezuri.data.catalog import Arrays, find, named
 from kezuri.data.checks import check_image_type, check_labels
-from kezuri.data.images import ImageFolder, scan
+from kezuri.data.images import ImageFolder, image_folders, scan
 from kezuri.data.normalization import Normalization, normalization
 from kezuri.data.parts import Part, TensorPart
 from kezuri.data.splits import set_aside
@@ -87,8 +87,8 @@ def load_data(
     Args:
         ref: `fashion-mini` (comes with the package), `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, or the
             path of a folder with `train/<class>/*.png` (and `val`, `test`), or with `<class>/*.png` alone, of
-            which a fifth becomes the test part.
-        root: where named data sets lie; None for `KEZURI_DATA`, `./data`, then the cache.
+            which a fifth becomes the test part; a path is looked for as `image_folders` says.
+        root: where data sets lie; None for `KEZURI_DATA`, `./data`, then the cache.
         validation: the fraction, or number, of training images set aside by class; not used for a folder
             that has a validation part.
         validation_from: where they are taken: from the images to `train` on, or, for a model that has seen
@@ -114,20 +114,13 @@ def load_data(
             raise UsageError(f"size is for folders of images; {ref} has one size")
         known = named[ref]
         arrays, source = find(ref, known, root=root, download=download)
+        scale = normalize or (known.mean, known.std)
         return _from_arrays(
-            arrays,
-            _Wanted(
-                ref,
-                source,
-                known.classes,
-                validation,
-                seed,
-                normalize or (known.mean, known.std),
-                validation_from,
-            ),
+            arrays, _Wanted(ref, source, known.classes, validation, seed, scale, validation_from)
         )
-    folder = Path(ref) if root is None else root / ref
-    if folder.is_dir():
+    folders = image_folders(ref, root)
+    folder = next((one for one in folders if one.is_dir()), None)
+    if folder is not None:
         found = scan(folder, size)
         wanted = _Wanted(
             folder.resolve().name,
@@ -139,9 +132,10 @@ def load_data(
             validation_from,
         )
         return _from_folder(found, wanted)
-    if "/" in ref or "\\" in ref or ref.startswith("."):
-        raise DataError(f"there is no folder {folder}")
-    raise UnknownName(f"{unknown('data set', ref, named)}; there is no folder {folder} either")
+    where = "there is no folder " + " nor ".join(map(str, folders))
+    if "/" in ref or "\\" in ref or ref.startswith((".", "~")):
+        raise DataError(where)
+    raise UnknownName(f"{unknown('data set', ref, named)}; {where} either")
 
 
 def data_names() -> tuple[str, ...]:

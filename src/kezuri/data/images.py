@@ -73,6 +73,19 @@ class ImageFolder:
     divided: bool  # the folder has a folder `train`
 
 
+def image_folders(ref: str, root: Path | None) -> list[Path]:
+    """Where a folder of images may be that was asked for, the first first.
+
+    Args:
+        ref: a path; one that begins with `./`, `../`, `/` or `~` is what it says.
+        root: the folder data sets lie in, if one is named.
+    """
+    path = Path(ref).expanduser()
+    if root is None or path.is_absolute() or ref.split("/")[0] in (".", ".."):
+        return [path]
+    return [root / path, path]
+
+
 def scan(root: Path, size: int | None = None) -> ImageFolder:
     """The images under `root/train/<class>/` (and `val` or `validation`, `test`), or under `root/<class>/`.
 

@@ -18,6 +18,7 @@ from kezuri.data import Data
 from kezuri.distillation.distillation import Distillation
 from kezuri.distillation.loss import Loss
 from kezuri.distillation.losses.logits import Logits
+from kezuri.distillation.teacher import GENTLER, check_knows
 from kezuri.train import Fitted, Hook, Training, evaluate, fit
 from kezuri.train.device import Device, choose_device
 from kezuri.train.lending import lent
@@ -95,6 +96,49 @@ def nearest_to_mean(accuracies: Mapping[str, float], *, student: float, teacher:
     return min(accuracies, key=lambda name: abs(accuracies[name] - mean))
 
 
+def check_sizes(
+    teacher: nn.Module, assistants: Mapping[str, nn.Module], student: nn.Module | None = None
+) -> None:
+    """Refuses assistants that do not stand between teacher and student, each smaller than the one before.
+
+    Args:
+        assistants: from the largest, by what to call them.
+        student: None where it is not known how small it will be.
+
+    Raises:
+        UsageError: one has not fewer parameters than what teaches it, or not more than the student.
+    """
+    above, most = "the teacher", _count(teacher)
+    for name, model in assistants.items():
+        count = _count(model)
+        if count >= most:
+            raise UsageError(
+                f"{name} has {count:,} parameters and {above}, which is to teach it, {most:,}: name "
+                f"assistants smaller than the teacher, from the largest, each once"
+            )
+        above, most = name, count
+    if assistants and student is not None and most <= (count := _count(student)):
+        raise UsageError(
+            f"{above} has {most:,} parameters and the student, which it is to teach, {count:,}: an assistant "
+            f"stands between teacher and student"
+        )
+
+
+def larger_student(teacher: nn.Module, student: nn.Module) -> str | None:
+    """What to say where the student is not smaller than its teacher; None where it is."""
+    ours, theirs = _count(student), _count(teacher)
+    if ours <= theirs:
+        return None
+    return (
+        f"the student has {ours:,} parameters and its teacher {theirs:,}: this makes nothing smaller (it is "
+        f"done to gain accuracy only)"
+    )
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def choose_assistant(
     candidates: Mapping[str, nn.Module],
     student: nn.Module,
@@ -162,13 +206,17 @@ def teach_in_turn(
         checkpoint: a folder for the progress of the whole chain; the same call goes on from it.
 
     Raises:
-        UsageError: two neighbours do not fit; found out before the first is trained.
+        UsageError: two neighbours do not fit; found out before the first is trained. An assistant has learnt
+            nothing, and so has nothing to teach.
         KezuriError: as `fit`.
     """
-    _check_neighbours(teacher, pupils, data, choose_device(device))
-    fitted = []
+    check_neighbours(teacher, pupils, data, device)
+    fitted: list[Fitted] = []
     for number, pupil in enumerate(pupils, start=1):
         last = number == len(pupils)
+        if fitted:
+            labels = data.validation.labels
+            check_knows(fitted[-1].best_accuracy, labels, f"assistant {number - 1}", GENTLER)
         fitted.append(
             fit(
                 pupil.model,
@@ -186,9 +234,17 @@ def teach_in_turn(
     return fitted
 
 
-def _check_neighbours(teacher: nn.Module, pupils: Sequence[Pupil], data: Data, device: torch.device) -> None:
-    images = torch.zeros(2, *data.image_shape, device=device)
+def check_neighbours(
+    teacher: nn.Module, pupils: Sequence[Pupil], data: Data, device: Device = "auto"
+) -> None:
+    """Tries who teaches whom; all models are left as they are.
+
+    Raises:
+        UsageError: two neighbours do not fit, or the loss finds nothing to compare.
+    """
+    where = choose_device(device)
+    images = torch.zeros(2, *data.image_shape, device=where)
     for pupil in pupils:
-        with lent(teacher, device), lent(pupil.model, device):
+        with lent(teacher, where), lent(pupil.model, where):
             Distillation(teacher, pupil.loss).pairs(pupil.model, images)
         teacher = pupil.model

@@ -114,6 +114,7 @@ class Distillation(Objective):
             features=tuple(zip(room.student.take(), room.teacher.take(), strict=True)),
             own=room.own,
             progress=min(1.0, (step + 1) / room.steps),
+            steps=room.steps,
         )
         return self.loss(lesson)
 

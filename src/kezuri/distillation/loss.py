@@ -28,6 +28,7 @@ class Lesson:
         features: of each tap the student's and the teacher's, (B, C, H, W) or (B, tokens, C).
         own: the loss's own parameters, by name.
         progress: how much of the training is behind after this step, (0, 1].
+        steps: of the whole training.
     """
 
     targets: Tensor
@@ -37,6 +38,7 @@ class Lesson:
     features: tuple[tuple[Tensor, Tensor], ...] = ()
     own: Mapping[str, Tensor] = field(default_factory=dict)
     progress: float = 1.0
+    steps: int = 1
 
 
 class Loss(Protocol):

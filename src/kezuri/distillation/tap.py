@@ -1,7 +1,8 @@
 """Taps: where inside student and teacher a loss looks, and how the features there are gathered.
 
-A place is called by the name of the module whose output it is; in a rewritten program, which has no modules
-to call, by the name of the operation.
+A place is called by the name of the module whose output it is. A program, which a cut or quantization makes
+of a model, has no modules to call, but knows which operation was the last of each; its other operations go
+by their own names.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ Sizes = Mapping[str, Size]
 """Of every feature of a model, by name, in execution order."""
 
 PROBE = "distill_probe"
+STACK = "nn_module_stack"  # what torch.export notes of an operation: the modules it was in
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,35 @@ def features(model: nn.Module, images: Tensor) -> dict[str, Size]:
 
 
 class _Noting(fx.Interpreter):
-    """Runs a program and notes what its operations make; slices and other views of it are passed over."""
+    """Runs a program and notes what modules and operations make; of views only those that end a module."""
 
     def __init__(self, program: fx.GraphModule, note: Callable[[str, Any], None]) -> None:
         super().__init__(program)
         self.note = note
+        self.ends = _ends(program)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n.op.startswith("call_") and not (isinstance(result, Tensor) and result._is_view()):
+        view = isinstance(result, Tensor) and result._is_view()
+        if n.op.startswith("call_") and not view and n.name not in self.ends:
             self.note(n.name, result)
+        for name, end in self.ends.items():
+            if end is n:
+                self.note(name, result)
         return result
+
+
+def _ends(program: fx.GraphModule) -> dict[str, fx.Node]:
+    """The last operation of each module that a program was made of, by the module's name.
+
+    A module that was called more than once has that of the last call.
+    """
+    ends = {}
+    for node in program.graph.nodes:
+        if node.op.startswith("call_") and isinstance(node.meta.get("val"), Tensor):
+            for name, _ in (node.meta.get(STACK) or {}).values():
+                ends[str(name).partition("@")[0]] = node
+    return {name: node for name, node in ends.items() if name}
 
 
 @contextmanager
@@ -218,7 +238,7 @@ def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[Tapped]:
 @contextmanager
 def _probes(program: fx.GraphModule, names: Sequence[str]) -> Iterator[Mapping[str, nn.Module]]:
     """Has a program call a module that does nothing with each of these operations' results, for a while."""
-    nodes = {node.name: node for node in program.graph.nodes}
+    nodes = {node.name: node for node in program.graph.nodes} | _ends(program)
     probes = {}
     added = []
     for number, name in enumerate(names):

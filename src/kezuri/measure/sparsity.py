@@ -3,30 +3,29 @@
 from torch import Tensor, nn
 
 from kezuri.core.measurement import Measurement
+from kezuri.model.sites import layer_tensors
 
-PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-
-def sparsity(model: nn.Module) -> tuple[Measurement, Measurement, Measurement]:
+def sparsity(model: nn.Module) -> tuple[Measurement, ...]:
     """The fraction of zeros; the condition `of` says among what, because papers differ.
 
     `weights`: weights of convolutions and linear layers, which pruning may remove. `weights and biases`: with
-    their biases. `parameters`: all, normalisation and embeddings too. A model without any counts as dense.
+    their biases. `parameters`: all, normalisation and embeddings too. Where there are none of a kind, nothing
+    is said of it.
+
+    Args:
+        model: also one that became a program, by a cut or by quantization; there weights count unrounded.
     """
-    layers = [module for module in model.modules() if isinstance(module, PRUNABLE)]
-    weights = [layer.weight for layer in layers]
-    biases = [layer.bias for layer in layers if layer.bias is not None]
-    return (
-        _zeros(weights, "weights"),
-        _zeros([*weights, *biases], "weights and biases"),
-        _zeros(list(model.parameters()), "parameters"),
-    )
+    layers = layer_tensors(model)
+    counted: dict[str, list[Tensor]] = {
+        "weights": layers["weight"],
+        "weights and biases": layers["weight"] + layers["bias"],
+        "parameters": list(model.parameters()),
+    }
+    return tuple(_zeros(tensors, of) for of, tensors in counted.items() if tensors)
 
 
 def _zeros(tensors: list[Tensor], of: str) -> Measurement:
-    unique = {id(tensor): tensor for tensor in tensors}.values()
-    total = sum(tensor.numel() for tensor in unique)
-    zeros = sum(tensor.numel() - int(tensor.count_nonzero()) for tensor in unique)
-    return Measurement(
-        "sparsity", zeros / total if total else 0.0, "fraction", samples=total, conditions={"of": of}
-    )
+    total = sum(tensor.numel() for tensor in tensors)
+    zeros = sum(tensor.numel() - int(tensor.count_nonzero()) for tensor in tensors)
+    return Measurement("sparsity", zeros / total, "fraction", samples=total, conditions={"of": of})

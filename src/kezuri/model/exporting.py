@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import config as fx_config
 
 from kezuri.core.errors import ModelError, NotFollowed
+from kezuri.core.interruption import held_back
 from kezuri.core.limits import OutOfTime, until
 from kezuri.core.progress import NullProgress, Progress
 from kezuri.model.modes import fused_attention_off
@@ -67,7 +68,7 @@ def export(
         module.register_forward_hook(lambda *_: progress.advance(1, {}))
     progress.start("exporting", total=sum(1 for _ in twin.modules()), done=0)
     try:
-        with _plain_tracing():
+        with _plain_tracing(), held_back():  # it takes Ctrl-C for a fault of the model
             return torch.export.export(twin, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise _refusal(twin, inputs, error) from error

@@ -18,7 +18,7 @@ from kezuri.core.errors import DataError, Interrupted, TrainingDiverged, UsageEr
 from kezuri.core.executor import Executor, Inline
 from kezuri.core.progress import NullProgress, Progress
 from kezuri.core.seeds import derive
-from kezuri.data import Data
+from kezuri.data import Data, batch_count
 from kezuri.data.splits import set_aside
 from kezuri.prune.exploring import Exploring, Raised, standing
 from kezuri.prune.masks import Masks
@@ -96,6 +96,24 @@ class Population:
     def replaced(self) -> int:
         """How many members are replaced after each interval."""
         return min(self.members // 2, math.ceil(round(self.quantile * self.members, 6)))
+
+    def steps(self, images: int, training: Training) -> int:
+        """How many training steps a member makes.
+
+        Args:
+            images: that members are trained on.
+            training: of a member, over all intervals.
+
+        Raises:
+            UsageError: they are fewer than the intervals.
+        """
+        steps = round(training.epochs * batch_count(images, training.batch_size, training=True))
+        if steps < self.intervals:
+            raise UsageError(
+                f"{self.intervals} intervals are more than the {steps} training steps of a member: take "
+                f"fewer, or train for more epochs"
+            )
+        return steps
 
     def swap_in(self, generation: int) -> float:
         """The fraction of its kept units that a copy exchanges before a generation, counted from 0."""
@@ -206,12 +224,7 @@ class _Run:
         self.file = raising.folder / HISTORY
         if raising.epoch_steps == 0:
             raise DataError(f"{len(raising.train)} training images are too few to train on")
-        steps = round(raising.training.epochs * raising.epoch_steps)
-        if steps < plan.intervals:
-            raise UsageError(
-                f"{plan.intervals} intervals are more than the {steps} training steps of a member: take "
-                f"fewer, or train for more epochs"
-            )
+        steps = plan.steps(len(raising.train), raising.training)
         self.exploring = Exploring(plan, raising.training, steps, raising.seed)
 
     def run(self, executor: Executor, progress: Progress) -> Raised:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from kezuri.core.errors import Interrupted, UsageError
+from kezuri.core.interruption import held_back
 from kezuri.core.progress import NullProgress, Progress
 from kezuri.core.seeds import derive
 from kezuri.data import Part
@@ -21,7 +22,6 @@ from kezuri.prune.searcher import Asked, MaskSearcher
 from kezuri.prune.space import Space
 from kezuri.train.checkpoint import Cadence, Checkpoints, Snapshot
 from kezuri.train.device import Device
-from kezuri.train.interruption import held_back
 
 FITNESS = MaskFitness()
 FINALISTS = 12
@@ -219,6 +219,10 @@ class _Run:
         try:
             with held_back() as interrupted:
                 self._search(checkpoints, progress, interrupted)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"the search was interrupted after {self.state.evaluations} of {self.evaluations} evaluations"
+            ) from error
         finally:
             progress.done()
         return self._ended()
@@ -240,10 +244,7 @@ class _Run:
             if checkpoints is not None and (stopping or self.cadence.due(epoch_ended=False)):
                 self._save(checkpoints)
             if stopping:
-                raise Interrupted(
-                    f"the search was interrupted after {self.state.evaluations} of {self.evaluations} "
-                    f"evaluations"
-                )
+                raise KeyboardInterrupt
         if checkpoints is not None:
             self._save(checkpoints)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kezuri.artifact.atomic import read_json, write_json
 from kezuri.core.errors import CorruptArtifact, GoalUnreachable
 from kezuri.core.progress import Progress
-from kezuri.quantization.bits import Allocation, front
+from kezuri.quantization.bits import Allocation, front, uniform
 from kezuri.quantization.budget import Allocated, Tried
 from kezuri.quantization.fake import quantizers_of
 from kezuri.quantization.layer_losses import LayerCosts, measure_layers_in_integers
@@ -80,7 +80,11 @@ def choose_within_latency(
         )
         table = _in_line(table, trials.floats, trials.latency(()))
         limit = most * trials.floats if most < 1 else most
-        chosen = trials.search(front(table, metric="latency", points=POINTS), limit, progress)
+        unbeaten = front(table, metric="latency", points=POINTS)
+        able = [one for one in unbeaten if INTEGERS in one.options.values()]
+        if not able:  # each layer by itself is faster in floats
+            able = [made for option, made in uniform(table) if option == INTEGERS]
+        chosen = trials.search(able, limit, progress)
         floats = replace(costs.whole, latency=trials.floats)
         return Allocated(chosen, table, limit, floats, tried=tuple(trials.tried))
 
@@ -150,18 +154,17 @@ class _Trials:
         """The choice that loses least and keeps the limit as measured, found by bisection.
 
         Args:
-            choices: by rising cost, and falling loss.
+            choices: with a layer in integers at least, by rising cost, and falling loss.
         """
-        able = [one for one in choices if INTEGERS in one.options.values()]
-        progress.start("timing choices", total=len(able).bit_length(), done=0)
+        progress.start("timing choices", total=len(choices).bit_length(), done=0)
         try:
-            best = self._timed(able[0], progress)
+            best = self._timed(choices[0], progress)
             if (best.cost.latency or 0.0) > limit:
                 raise self._unreachable(best, limit)
-            low, high = 0, len(able)
+            low, high = 0, len(choices)
             while high - low > 1:
                 middle = (low + high) // 2
-                found = self._timed(able[middle], progress)
+                found = self._timed(choices[middle], progress)
                 if (found.cost.latency or 0.0) <= limit:
                     low, best = middle, found
                 else:

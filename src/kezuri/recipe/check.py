@@ -12,7 +12,15 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.core.errors import ResourceError, UsageError
 from kezuri.measure.macs import count_macs, count_params
 from kezuri.model.modes import evaluating
-from kezuri.recipe.foresight import check_ignored, check_order, foresee, images_at_once, rehearse, warnings_of
+from kezuri.recipe.foresight import (
+    check_ignored,
+    check_order,
+    check_trainings,
+    foresee,
+    images_at_once,
+    rehearse,
+    warnings_of,
+)
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
 
@@ -62,6 +70,8 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
     check_ignored(prepared, resources)
     if trace:
         foresee(prepared, resources)
+    else:
+        check_trainings(prepared, resources)
     scenes = rehearse(prepared, resources)
     seconds = sum(scene.step.seconds(scene.before, scene.resources) for scene in scenes) + _SECONDS_TO_FINISH
     count = count_params(prepared.model)
@@ -84,7 +94,7 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
         disk,
         count,
         count_macs(prepared.model, prepared.data.image_shape) if trace else None,
-        warnings_of(prepared),
+        warnings_of(prepared, resources),
     )
 
 

@@ -89,7 +89,10 @@ class Prepared:
         near = self.places.get("near")
         weights = choice.weights and find_weights(choice.weights, None if near is None else Path(near))
         model = self._load(choice.spec, weights or None)
-        check_fits(model, self.data.image_shape, len(self.data.classes))
+        try:
+            check_fits(model, self.data.image_shape, len(self.data.classes))
+        except ModelError as error:
+            raise ModelError(f"{choice.use}: {error}") from error
         return model
 
     def _load(self, spec: ModelSpec, weights: Path | None) -> nn.Module:

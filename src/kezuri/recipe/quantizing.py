@@ -16,7 +16,6 @@ from kezuri.quantization.allocation import allocate_layers, without
 from kezuri.quantization.bits import front_to_json
 from kezuri.quantization.budget import Allocated
 from kezuri.quantization.post_training import calibration_batches, post_training
-from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.quantization.quantized import Quantized
 from kezuri.quantization.sensitivity import UNTOUCHED, Metric
 from kezuri.quantization.sparing import keeping, unkept
@@ -70,7 +69,7 @@ class Quantizing:
             listener.say(line)
         if accuracy < self.floor:
             listener.warn(f"validation accuracy {accuracy:.2%} is below the floor {self.floor:.2%}")
-        ended = replace(self.state, model=result.model, masks=self.masks, quantization=result.prepared.scheme)
+        ended = self._ended(result)
         record = {
             "accuracy": accuracy,
             "floor": self.floor,
@@ -156,7 +155,6 @@ class Quantizing:
     def _train(self, result: Quantized) -> None:
         """The quantized model, trained."""
         plan, resources = self.plan, self.resources
-        held = () if self.masks is None else (self.masks.hold(),)
         fit(
             result.model,
             resources.data,
@@ -165,10 +163,13 @@ class Quantizing:
             device=resources.device,
             checkpoint=resources.stages.checkpoint(self.stage),
             progress=resources.listener,
-            hooks=(*held, ScalesUndecayed()),
+            hooks=self._ended(result).hooks(),
             frozen_batchnorm=plan.finetune.freeze_norms,
             objective=objective_of(plan.finetune.distill, resources),
         )
+
+    def _ended(self, result: Quantized) -> ModelState:
+        return replace(self.state, model=result.model, masks=self.masks, quantization=result.prepared.scheme)
 
     def _hold(self, model: nn.Module) -> None:
         """Masked weights at zero, which some roundings move."""

@@ -23,7 +23,6 @@ from kezuri.model.proof import Proof, cut
 from kezuri.prune.evidence import Evidence
 from kezuri.prune.gather import gather
 from kezuri.prune.masks import Masks
-from kezuri.recipe.chance import chance_accuracy
 from kezuri.recipe.choosing import Chosen
 from kezuri.recipe.proposing import blocked
 from kezuri.recipe.step import ModelState, Resources
@@ -31,6 +30,7 @@ from kezuri.recipe.teaching import objective_of
 from kezuri.runtime.export import export_onnx
 from kezuri.runtime.runner import file_runner
 from kezuri.train import evaluate, fit
+from kezuri.train.chance import chance_accuracy
 
 if TYPE_CHECKING:
     from kezuri.recipe.steps.prune import Prune

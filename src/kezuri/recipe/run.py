@@ -134,7 +134,7 @@ def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     state = ModelState(copy.deepcopy(prepared.model).to(prepared.device))
     if not folder.stages.exists():
         foresee(prepared, resources)
-    for warning in warnings_of(prepared):
+    for warning in warnings_of(prepared, resources):
         listener.warn(warning)
     for number, step in enumerate(prepared.recipe.steps, start=1):
         if step.compresses and resources.dense is None:

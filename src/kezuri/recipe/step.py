@@ -13,10 +13,12 @@ from kezuri.data import Data
 from kezuri.model.load import ModelSpec
 from kezuri.model.shrink import Structure
 from kezuri.prune.masks import Masks
+from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.quantization.scheme import Scheme
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.stages import Stages
+from kezuri.train import Hook
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class ModelState:
     spec: ModelSpec | None = None
     quantization: Scheme | None = None
 
+    def hooks(self) -> list[Hook]:
+        """What keeps a masked model masked in a training, and learned scales from shrinking."""
+        masked: list[Hook] = [] if self.masks is None else [self.masks.hold()]
+        return masked if self.quantization is None else [*masked, ScalesUndecayed()]
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -49,6 +56,7 @@ class Resources:
         goal: the run's goal, for steps that keep none of their own.
         stages: finished work, so that a killed run resumes.
         listener: hears what happens.
+        rehearsal: whether steps are only gone through, so that a teacher may be untrained yet.
         model: the model the recipe begins with, as it names it.
         fresh: builds that model's structure, or that of another the recipe names (`ModelState.spec`).
         build: builds a model the recipe names, with its weights, on the CPU.
@@ -65,6 +73,7 @@ class Resources:
     build: Callable[[ModelChoice], nn.Module]
     dense: ModelState | None = None
     listener: Listener = field(default_factory=SilentListener)
+    rehearsal: bool = False
 
     @property
     def example(self) -> Tensor:

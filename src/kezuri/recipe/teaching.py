@@ -8,6 +8,7 @@ from kezuri.core.errors import UsageError
 from kezuri.distillation.distillation import Distillation
 from kezuri.distillation.loss import Loss
 from kezuri.distillation.losses.logits import Logits
+from kezuri.distillation.teacher import check_teacher
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.step import Resources
 
@@ -29,9 +30,13 @@ class Teaching:
         """What the training makes small.
 
         Raises:
-            UsageError: no teacher is named, and there is no dense model yet.
+            UsageError: no teacher is named, and there is no dense model yet. The teacher is no better than
+                chance; not asked in a rehearsal, before the steps that train it.
         """
-        return Distillation(self.model(resources), self.loss)
+        teacher = self.model(resources)
+        if not resources.rehearsal:
+            check_teacher(teacher, resources.data.validation, device=resources.device)
+        return Distillation(teacher, self.loss)
 
     def model(self, resources: Resources) -> nn.Module:
         """The teacher, on the run's device; the run's dense model is not copied."""

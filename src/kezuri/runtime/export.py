@@ -15,6 +15,7 @@ from torch import nn
 
 from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import ModelError
+from kezuri.core.interruption import held_back
 
 OPSET = 20
 Translations = Mapping[Callable[..., object], Callable[..., object]]
@@ -60,17 +61,18 @@ def onnx_of(
     images = torch.zeros(2, *image_shape)
     with _silence():
         try:
-            program = torch.onnx.export(
-                copy,
-                (images,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=["images"],
-                output_names=["logits"],
-                opset_version=OPSET,
-                custom_translation_table=None if translations is None else dict(translations),
-                verbose=False,
-            )
+            with held_back():  # the exporter takes Ctrl-C for a fault of the model
+                program = torch.onnx.export(
+                    copy,
+                    (images,),
+                    dynamo=True,
+                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    input_names=["images"],
+                    output_names=["logits"],
+                    opset_version=OPSET,
+                    custom_translation_table=None if translations is None else dict(translations),
+                    verbose=False,
+                )
         except Exception as error:
             raise ModelError(f"the model cannot be exported to ONNX: {_fault(error)}") from error
     assert program is not None

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kezuri.core.errors import DataError, Interrupted, KezuriWarning, UsageError
+from kezuri.core.interruption import held_back
 from kezuri.core.progress import NullProgress, Progress
 from kezuri.core.seeds import derive
 from kezuri.data import Data, batch_count
@@ -24,7 +25,6 @@ from kezuri.train.checkpoint import Cadence, Checkpoints
 from kezuri.train.device import Device, choose_device, choose_dtype, out_of_memory
 from kezuri.train.evaluate import evaluate, evaluate_in_place
 from kezuri.train.hooks import Hook
-from kezuri.train.interruption import held_back
 from kezuri.train.lending import lent, only_trained, random_state_kept, to_train
 from kezuri.train.loop import Loop, Tally
 from kezuri.train.objective import Objective, Start

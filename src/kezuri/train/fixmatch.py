@@ -1,7 +1,7 @@
 """Learning from many images of which few have labels: the model's own sure answers become labels."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -44,6 +44,7 @@ class FixMatch(Objective):
         weight: of the unlabelled images' loss.
         weak: what is done to the images that are asked about.
         strong: what is done to the images that are learnt from.
+        labelled: what is made small of the labelled images; by default their cross-entropy.
         digest: of the unlabelled images.
     """
 
@@ -53,6 +54,7 @@ class FixMatch(Objective):
     weight: float = 1.0
     weak: tuple[Augment, ...] = WEAK
     strong: tuple[Augment, ...] = STRONG
+    labelled: Objective | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,11 +63,12 @@ class FixMatch(Objective):
         self._views: _Views | None = None
 
     @contextmanager
-    def begun(self, model: nn.Module, start: Start) -> Iterator[None]:  # noqa: ARG002
+    def begun(self, model: nn.Module, start: Start) -> Iterator[None]:
         """Knows the training's seed and batch size from here on."""
         self._views = _Views(self, start)
         try:
-            yield
+            with nullcontext() if self.labelled is None else self.labelled.begun(model, start):
+                yield
         finally:
             self._views = None
 
@@ -74,13 +77,20 @@ class FixMatch(Objective):
         if self._views is None:
             raise UsageError("FixMatch works inside fit(…, objective=…), or once `begun` is entered")
         start = self._views.start
+        if self.labelled is None:
+            smoothing = start.training.label_smoothing
+            labelled = cross_entropy(logits, batch.targets, label_smoothing=smoothing)
+        else:  # before others pass the model, as it may look at what the labelled ones left inside
+            labelled = self.labelled(model, batch, logits, step)
         weak, strong = self._views.of(step)
         asked, learnt = answer(model, torch.cat((weak, strong)), start.dtype).float().chunk(2)
         sure, guess = asked.detach().softmax(1).max(1)
         losses = F.cross_entropy(learnt, guess, reduction="none")
-        smoothing = start.training.label_smoothing
-        labelled = cross_entropy(logits, batch.targets, label_smoothing=smoothing)
         return labelled + self.weight * (losses * (sure >= self.threshold)).mean()
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Those of the labelled images' objective."""
+        return {} if self.labelled is None else self.labelled.tensors()
 
 
 class _Views:

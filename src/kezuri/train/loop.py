@@ -137,8 +137,9 @@ class Loop:
         gradients = [name for name, weight in named.items() if not _is_finite(weight.grad)]
         first = next(iter(weights or gradients), None)  # a bad weight spoils the gradients of all layers
         return TrainingDiverged(
-            f"training diverged in epoch {step // self.epoch_steps + 1}, step {step + 1}: {what} at learning "
-            f"rate {self.lr(step):.3g}; not finite: {len(weights)} of {len(named)} weight tensors and "
+            f"training diverged in epoch {step // self.epoch_steps + 1}, step {step + 1}: {what} with lr "
+            f"{self.training.lr:g} ({self.lr(step):.3g} by then); not finite: {len(weights)} of {len(named)} "
+            f"weight tensors and "
             f"{len(gradients)} of {len(named)} gradient tensors"
             + (f", first {first}" if first else "")
             + "; try a lower lr or a longer warmup"

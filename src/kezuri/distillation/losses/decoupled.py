@@ -33,6 +33,27 @@ def decoupled_divergence(
     return first, second
 
 
+@torch.no_grad()
+def pulls(
+    student: Tensor, teacher: Tensor, target: Tensor, temperature: float, *, alpha: float, beta: float
+) -> Tensor:
+    """How strongly each image's T² (alpha first + beta second) pulls at its logits: the gradient's length.
+
+    Args:
+        student, teacher, target, temperature: as for `decoupled_divergence`.
+        alpha, beta: weights of its two parts.
+
+    Returns:
+        (B,); for comparison, the labels' cross-entropy pulls with the square root of 2 at most.
+    """
+    ours_binary, ours_rest = _split(student / temperature, target)
+    theirs_binary, theirs_rest = _split(teacher / temperature, target)
+    surer = alpha * (ours_binary[:, :1].exp() - theirs_binary[:, :1].exp())
+    others = beta * (ours_rest.exp() - theirs_rest.exp()) - surer * ours_rest.exp()
+    length: Tensor = torch.cat([surer, others], dim=1).norm(dim=1)
+    return temperature * length
+
+
 def _split(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of target and not target, (B, 2), and of the others among themselves, (B, C − 1)."""
     others = torch.ones_like(logits, dtype=torch.bool).scatter_(1, target[:, None], False)
@@ -50,26 +71,39 @@ class Decoupled(Loss):
     cross-entropy + T² (alpha KL(target, rest) + beta KL(among the rest)), the second growing from 0 to its
     full weight during the warm-up. Of mixed targets, each class counts as the target with its share.
 
+    With T² beta the second part weighs 128 times as much as the labels, which networks without normalisation
+    do not survive at usual learning rates. Unlike in the paper, the warm-up therefore has a least length, and
+    the teacher pulls at no image much harder than a label may.
+
     Attributes:
         temperature: what logits are divided by.
         alpha: weight of how sure the teacher is of the target.
         beta: weight of what it thinks of the others; 2 to 8 in the paper, more for surer teachers.
         warmup: share of the training during which the teacher's weight grows, in [0, 1]; the paper has 20 of
-            240 epochs.
+            240 epochs. 0 gives it its full weight at once.
+        warmup_steps: how many steps the warm-up takes at least; a shorter training ends within it.
+        clip: the longest gradient that the teacher's part of an image has with respect to its logits; that
+            of the labels is the square root of 2 at most. None leaves it as it is.
     """
 
     temperature: float = 4.0
     alpha: float = 1.0
     beta: float = 8.0
     warmup: float = 1 / 12
+    warmup_steps: int = 500
+    clip: float | None = 1.5
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature)
+        if self.clip is not None:
+            check_positive(clip=self.clip)
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.warmup <= 1:
             raise UsageError(f"warmup is a share of the training, in [0, 1], got {self.warmup}")
+        if self.warmup_steps < 0:
+            raise UsageError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
 
     def __call__(self, lesson: Lesson) -> Tensor:
         if lesson.targets.is_floating_point():
@@ -79,7 +113,21 @@ class Decoupled(Loss):
             shares, targets = torch.ones_like(lesson.targets[:, None]).float(), lesson.targets[:, None]
         soft = lesson.student.new_zeros(())
         for share, target in zip(shares.unbind(1), targets.unbind(1), strict=True):
-            first, second = decoupled_divergence(lesson.student, lesson.teacher, target, self.temperature)
-            soft = soft + (share * (self.alpha * first + self.beta * second)).mean()
-        grown = min(1.0, lesson.progress / self.warmup) if self.warmup else 1.0
-        return lesson.labelled + grown * self.temperature**2 * soft
+            soft = soft + (share * self._clipped(lesson.student, lesson.teacher, target)).mean()
+        return lesson.labelled + self._grown(lesson) * self.temperature**2 * soft
+
+    def _clipped(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """Both parts of each image, (B,), weighed down where they would pull too hard."""
+        given = student, teacher, target, self.temperature
+        first, second = decoupled_divergence(*given)
+        both = self.alpha * first + self.beta * second
+        if self.clip is None:
+            return both
+        strength = pulls(*given, alpha=self.alpha, beta=self.beta)
+        return both * (self.clip / strength.clamp(min=self.clip))
+
+    def _grown(self, lesson: Lesson) -> float:
+        """The share of its full weight that the teacher has by now."""
+        if not self.warmup:
+            return 1.0
+        return min(1.0, lesson.progress / max(self.warmup, self.warmup_steps / lesson.steps))

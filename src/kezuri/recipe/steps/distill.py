@@ -8,16 +8,23 @@ from torch import nn
 
 from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
-from kezuri.distillation.assistant import Choice, Pupil, between, choose_assistant, teach_in_turn
+from kezuri.distillation.assistant import (
+    Choice,
+    Pupil,
+    between,
+    check_neighbours,
+    check_sizes,
+    choose_assistant,
+    teach_in_turn,
+)
 from kezuri.distillation.distillation import Distillation
 from kezuri.distillation.loss import Loss
 from kezuri.distillation.losses.logits import Logits
-from kezuri.quantization.qat import ScalesUndecayed
-from kezuri.recipe.chance import chance_accuracy
+from kezuri.distillation.teacher import check_teacher, learnt_nothing
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import Teaching
-from kezuri.train import Hook, Training, estimate_step_seconds, evaluate
+from kezuri.train import Training, estimate_step_seconds, evaluate
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,12 @@ class Distill(Training):
             named = tuple(Assistant(one) if isinstance(one, str) else one for one in self.assistants)
             object.__setattr__(self, "assistants", named)
         candidates = tuple(ModelChoice(one) if isinstance(one, str) else one for one in self.candidates)
+        spelt = [_spell(one) for one in candidates]
+        for one in spelt:
+            if spelt.count(one) > 1:
+                raise UsageError(
+                    f"{one} is named {spelt.count(one)} times among the candidates; name each once"
+                )
         object.__setattr__(self, "candidates", candidates)
         for name in ("candidates", "probe_epochs"):
             if getattr(self, name) and self.assistants != "auto":
@@ -82,9 +95,11 @@ class Distill(Training):
         if stages.record(stage) is not None:
             return stages.state(stage)
         teacher, begun = self.teacher_of(state, resources), self.student_of(state, resources)
-        accuracy = self._check_trained(teacher, resources)
+        accuracy = check_teacher(teacher, resources.data.validation, device=resources.device)
         assistants, choice = self._assistants(state, resources, stage=stage)
         pupils = self._pupils(assistants, begun.model, resources)
+        validation = resources.data.validation
+        before = evaluate(begun.model, validation, device=resources.device).accuracy
         fitted = teach_in_turn(
             teacher,
             pupils,
@@ -92,7 +107,7 @@ class Distill(Training):
             self,
             seed=derive(resources.seed, stage),
             device=resources.device,
-            hooks=_hooks(begun),
+            hooks=begun.hooks(),
             checkpoint=stages.checkpoint(stage),
             progress=listener,
         )
@@ -101,6 +116,8 @@ class Distill(Training):
         listener.say(
             f"learnt from a teacher: validation accuracy {found[-1]:.2%} (teacher {accuracy:.2%}{chain})"
         )
+        if said := learnt_nothing(found[-1], before, validation.labels):
+            listener.warn(said)
         record = {
             "accuracy": found[-1],
             "teacher": accuracy,
@@ -185,27 +202,12 @@ class Distill(Training):
         ]
         return [*between, Pupil(student, self.loss)]
 
-    def _check_trained(self, teacher: nn.Module, resources: Resources) -> float:
-        """The teacher's validation accuracy.
-
-        Raises:
-            UsageError: it is no better than chance.
-        """
-        validation = resources.data.validation
-        accuracy = evaluate(teacher, validation, device=resources.device).accuracy
-        if accuracy <= chance_accuracy(validation.labels)[1]:
-            raise UsageError(
-                f"the teacher is right on {accuracy:.2%} of {len(validation)} validation images, no better "
-                f"than chance, so it has nothing to teach: train it first (a train step), or give its weights"
-            )
-        return accuracy
-
     def check(self, state: ModelState, resources: Resources) -> None:
         """Tries who teaches whom, before anything is trained.
 
         Raises:
-            UsageError: there is no teacher or no assistant, two do not fit, or the loss finds nothing to
-                compare.
+            UsageError: there is no teacher or no assistant, two do not fit, the loss finds nothing to
+                compare, or an assistant does not stand between the two.
         """
         student, teacher = self.student_of(state, resources).model, self.teacher_of(state, resources)
         assistants = self.assistants
@@ -215,10 +217,11 @@ class Distill(Training):
         named = tuple(one for one in assistants if isinstance(one, Assistant))
         chains = [(one,) for one in named] if self.assistants == "auto" else [named]
         for chain in chains:
-            above = teacher
-            for pupil in self._pupils(chain, student, resources):
-                Distillation(above, pupil.loss).pairs(pupil.model, resources.example)
-                above = pupil.model
+            pupils = self._pupils(chain, student, resources)
+            called = [f"assistant {number} ({_spell(one)})" for number, one in enumerate(chain, start=1)]
+            between = {name: one.model for name, one in zip(called, pupils, strict=False)}
+            check_sizes(teacher, between, None if self.student is None else student)
+            check_neighbours(teacher, pupils, resources.data, resources.device)
 
     def seconds(self, state: ModelState, resources: Resources) -> float:
         """Of each in the chain, steps times a timed step; before that `auto` trains the candidates."""
@@ -250,12 +253,6 @@ class Distill(Training):
                 f"to the end, so that the largest is chosen more often than it should be"
             ]
         return []
-
-
-def _hooks(student: ModelState) -> list[Hook]:
-    """What keeps a masked model masked, and learned scales of a quantized one from shrinking."""
-    masked: list[Hook] = [] if student.masks is None else [student.masks.hold()]
-    return masked if student.quantization is None else [*masked, ScalesUndecayed()]
 
 
 def _name(state: ModelState, resources: Resources) -> ModelChoice:

@@ -7,8 +7,11 @@ from typing import ClassVar
 from kezuri.core.seeds import derive
 from kezuri.data import Augment, Data, batch_count
 from kezuri.recipe.step import ModelState, Resources, steps
+from kezuri.recipe.teaching import Teaching, objective_of
 from kezuri.train import FixMatch, Training, estimate_step_seconds, fit, with_few_labels
 from kezuri.train.fixmatch import STRONG, WEAK, check_fixmatch
+
+TIMED = 512  # unlabelled images of a step that is timed
 
 
 @steps.register("fixmatch")
@@ -29,6 +32,8 @@ class FixMatchTraining(Training):
         weight: of the unlabelled images' loss.
         weak: what is done to the images the model is asked about.
         strong: what is done to the images it learns from.
+        distill: has a teacher take part in what the labelled images teach; one must be named where nothing
+            was compressed before.
     """
 
     lr: float = 0.03
@@ -41,6 +46,7 @@ class FixMatchTraining(Training):
     weight: float = 1.0
     weak: tuple[Augment, ...] = WEAK
     strong: tuple[Augment, ...] = STRONG
+    distill: Teaching | None = None
     compresses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -70,6 +76,7 @@ class FixMatchTraining(Training):
             weight=self.weight,
             weak=self.weak,
             strong=self.strong,
+            labelled=objective_of(self.distill, resources),
         )
 
     def apply(self, state: ModelState, resources: Resources, *, stage: str) -> ModelState:
@@ -87,7 +94,7 @@ class FixMatchTraining(Training):
             device=resources.device,
             checkpoint=stages.checkpoint(stage),
             progress=listener,
-            hooks=() if state.masks is None else (state.masks.hold(),),
+            hooks=state.hooks(),
             objective=self.objective(resources),
         )
         labels = self.labels_per_class * len(data.classes)
@@ -102,12 +109,34 @@ class FixMatchTraining(Training):
         return trained
 
     def seconds(self, state: ModelState, resources: Resources) -> float:
-        """Steps times a timed step."""
+        """Steps times a timed step, of fewer unlabelled images where there are very many."""
         data = self.data(resources)
         steps_ = self.epochs * batch_count(len(data.train), self.batch_size, training=True)
-        return steps_ * estimate_step_seconds(
-            state.model, data, self, device=resources.device, objective=self.objective(resources)
+        few = replace(self, mu=max(1, min(self.mu, TIMED // self.batch_size)))
+        have = len(resources.data.train)
+        timed = estimate_step_seconds(
+            state.model, data, few, device=resources.device, objective=few.objective(resources)
         )
+        return steps_ * timed * self.images_at_once(have) / few.images_at_once(have)
+
+    def images_at_once(self, have: int) -> int:
+        """Images that a step shows the model, of so many training images."""
+        return self.batch_size + 2 * min(self.mu * self.batch_size, have)
+
+    def warnings_of(self, resources: Resources) -> list[str]:
+        """What is unwise with these data, each with the reason."""
+        part, said = resources.data.train, []
+        if self.labels_per_class * part.classes >= len(part):
+            said.append(
+                f"labels_per_class {self.labels_per_class} keeps the labels of all {len(part)} training "
+                f"images: there is nothing to learn without them (use the step train)"
+            )
+        if self.mu * self.batch_size > len(part):
+            said.append(
+                f"mu {self.mu} asks for {self.mu * self.batch_size:,} unlabelled images a step and there are "
+                f"{len(part):,}: an epoch is a single step"
+            )
+        return said
 
     def warnings(self) -> list[str]:
         """Settings known to fail, with the reason."""

@@ -8,6 +8,7 @@ from kezuri.core.errors import UsageError
 from kezuri.core.executor import Executor, Inline
 from kezuri.core.measurement import Measurement
 from kezuri.core.seeds import derive
+from kezuri.data.splits import set_aside
 from kezuri.measure.accuracy import accuracy_measurement
 from kezuri.measure.sparsity import sparsity
 from kezuri.prune.allocation import Allocation, Uniform
@@ -103,7 +104,7 @@ class PopulationTraining(Population):
             seed=derive(resources.seed, stage),
             device=resources.device,
             executor=self.executor,
-            hooks=() if state.masks is None else (state.masks.hold(),),
+            hooks=state.hooks(),
             objective=objective_of(self.finetune.distill, resources),
             checkpoint=stages.checkpoint(stage),
             progress=resources.listener,
@@ -111,6 +112,15 @@ class PopulationTraining(Population):
         after = replace(state, model=model, masks=Masks({**(state.masks or {}), **found.masks}))
         self._finish(after, found, resources, stage)
         return after
+
+    def check(self, resources: Resources) -> None:
+        """Looks whether there are steps enough for the intervals.
+
+        Raises:
+            UsageError: there are fewer.
+        """
+        kept, _ = set_aside(resources.data.train.labels, self.aside, seed=0, purpose="validation")
+        self.steps(len(kept), self.finetune.training(1))
 
     def _space(self, state: ModelState, resources: Resources, stage: str) -> Space:
         evidence = gather(

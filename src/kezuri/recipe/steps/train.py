@@ -8,7 +8,6 @@ from kezuri.core.errors import UsageError
 from kezuri.core.seeds import derive
 from kezuri.model.coupling import couple
 from kezuri.prune.regularizer import Regularizer
-from kezuri.quantization.qat import ScalesUndecayed
 from kezuri.recipe.step import ModelState, Resources, steps
 from kezuri.recipe.teaching import Teaching, objective_of
 from kezuri.train import Hook, Training, estimate_step_seconds, evaluate, fit
@@ -71,9 +70,7 @@ class Train(Training):
 
     def _hooks(self, state: ModelState, resources: Resources) -> list[Hook]:
         """What else happens in each step."""
-        hooks: list[Hook] = [] if state.masks is None else [state.masks.hold()]
-        if state.quantization is not None:
-            hooks.append(ScalesUndecayed())
+        hooks = state.hooks()
         if self.regularizer is not None:
             couplings = couple(state.model, resources.example) if self.regularizer.coupled else None
             hooks.append(self.regularizer.hook(state.model, couplings))

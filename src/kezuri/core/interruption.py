@@ -1,4 +1,4 @@
-"""Ctrl-C waits for the step to be whole, so that what is saved is a state to go on from."""
+"""Ctrl-C waits for the work to be whole: a step that can be gone on from, a call that would swallow it."""
 
 import signal
 import threading
@@ -6,12 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kezuri.core.errors import Interrupted
+
 
 @contextmanager
 def held_back() -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether Ctrl-C was pressed; a second press interrupts at once.
 
     Outside the main thread, and where somebody else handles the signal, nothing is held back.
+
+    Raises:
+        KeyboardInterrupt: it was pressed, and the block ended otherwise than by saying so: it was done, or
+            failed, as what was called may have turned the second press into an error of its own.
     """
     pressed = False
 
@@ -27,5 +33,11 @@ def held_back() -> Iterator[Callable[[], bool]]:
     signal.signal(signal.SIGINT, note)
     try:
         yield lambda: pressed
+    except Exception as error:
+        if pressed and not isinstance(error, Interrupted):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
