@@ -118,6 +118,20 @@ def test_seeds_count_once_all_of_their_cells_are_done(study, tmp_path):
     assert study_table(view).text().count("finished, not started") == 1
 
 
+def test_rows_are_never_means_over_different_seeds(study, tmp_path):
+    study({"student": (0.7, 0), "qat": (0.7, 4)}, seeds=(0.0, -0.1, -0.2))
+    record = json.loads((tmp_path / "study.json").read_text())
+    for place, status in ((0, "failed"), (4, "refused"), (5, "not started")):  # student, seed 0; qat, 1 and 2
+        record["cells"][place] |= {"status": status, "run": None, "reason": "busy"}
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    view = StudyView.read(tmp_path)  # no seed has both rows: of seed 0, as of the others, there is one
+    assert view.row("student") is None and view.row("qat").condition.accuracy.runs == 1
+    record["cells"][4] |= {"status": "finished", "run": "qat-1", "reason": None}
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    for name in ("student", "qat"):
+        assert StudyView.read(tmp_path).row(name).condition.accuracy.value == pytest.approx(0.6)
+
+
 def test_what_was_not_measured_is_said(study):
     view = study({"student": (0.7, 0)}, ptq="too few")
     assert verdicts(view) == ["not measured"] * 4

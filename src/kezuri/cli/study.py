@@ -33,6 +33,9 @@ def study(
         str | None, typer.Option(help="The study's folder in --runs (default: study-DATA).")
     ] = None,
     runs: Runs = Path("runs"),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Runs at once, of one thread each; latencies are less sure then.")
+    ] = 1,
     device: Device = "auto",
     threads: Threads = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -41,7 +44,8 @@ def study(
     """Distils, quantizes and prunes a small network, alone and in every order, over several seeds.
 
     One table of accuracy, size, efficiency and latency, and what it says about the usual claims. The same
-    command goes on after a stop; finished runs are kept.
+    command goes on after a stop, in several processes at once if need be; finished runs are kept, and more
+    methods or seeds are added to them.
     """
     from rich.console import Console
 
@@ -71,7 +75,15 @@ def study(
     home = runs / (name or f"study-{folder_name(data)}")
     listener = ConsoleListener(Console(stderr=True, soft_wrap=True, highlight=False) if csv or json else None)
     listener.say(f"study folder {home}")
-    folder = run_study(plan, home, data_root=data_root, device=device, listener=listener, threads=threads)
+    folder = run_study(
+        plan,
+        home,
+        data_root=data_root,
+        device=device,
+        workers=workers,
+        threads=threads,
+        listener=listener,
+    )
     page = write_study(folder.path)
     view = StudyView.read(folder.path)
     if csv or json:

@@ -109,9 +109,17 @@ class StudyView:
 
 
 def _seeds_done(entries: Sequence[Mapping[str, Any]]) -> set[int]:
-    """The seeds with no cell left to do, so that rows are means over the same ones; all, if there is none."""
-    seeds = {entry["seed"] for entry in entries}
-    return seeds - {entry["seed"] for entry in entries if entry["status"] == "not started"} or seeds
+    """The seeds that every row has, so that rows are means over the same ones.
+
+    Rows that no seed finished do not count. While there is no such seed, the one that most rows have.
+    """
+    has: dict[int, set[str]] = {entry["seed"]: set() for entry in entries}
+    for entry in entries:
+        if entry["status"] == "finished":
+            has[entry["seed"]].add(entry["name"])
+    able = set().union(*has.values())
+    whole = {seed for seed, names in has.items() if names >= able}
+    return whole or {max(has, key=lambda seed: (len(has[seed]), -seed))} if able else set()
 
 
 def _row(entries: Sequence[Mapping[str, Any]], ended: Mapping[str, RunView], split: str) -> Row:
