@@ -10,9 +10,9 @@ from kezuri.core.errors import InUse, ResourceError, UsageError
 
 
 def test_a_second_one_is_kept_out(tmp_path):
-    with locked(tmp_path / "new"), pytest.raises(InUse, match="by another process") as caught:
-        with locked(tmp_path / "new"):
-            pass
+    folder = tmp_path / "new"
+    with locked(folder), pytest.raises(InUse, match="by another process") as caught, locked(folder):
+        pass
     assert isinstance(caught.value, UsageError) and caught.value.exit_code == 2
     with locked(tmp_path / "new"):
         pass

@@ -15,6 +15,7 @@ from kezuri.model.modes import evaluating
 from kezuri.recipe.foresight import check_ignored, check_order, foresee, images_at_once, rehearse, warnings_of
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
+from kezuri.recipe.sample_size import doubts
 
 _SECONDS_TO_FINISH = 30.0  # export, parity and latency of two models
 
@@ -84,7 +85,7 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
         disk,
         count,
         count_macs(prepared.model, prepared.data.image_shape) if trace else None,
-        warnings_of(prepared),
+        [*warnings_of(prepared), *doubts(prepared)],
     )
 
 

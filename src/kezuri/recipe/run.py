@@ -28,6 +28,7 @@ from kezuri.recipe.foresight import foresee, warnings_of
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.prepare import Prepared, describe, prepare
 from kezuri.recipe.recipe import Recipe, recipe_from_json
+from kezuri.recipe.sample_size import doubts
 from kezuri.recipe.stages import Stages
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.runtime.runner import thread_count
@@ -134,7 +135,7 @@ def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     state = ModelState(copy.deepcopy(prepared.model).to(prepared.device))
     if not folder.stages.exists():
         foresee(prepared, resources)
-    for warning in warnings_of(prepared):
+    for warning in [*warnings_of(prepared), *doubts(prepared)]:
         listener.warn(warning)
     for number, step in enumerate(prepared.recipe.steps, start=1):
         if step.compresses and resources.dense is None:

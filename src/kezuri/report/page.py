@@ -13,7 +13,7 @@ from kezuri.report.numbers import DASH
 from kezuri.report.plots import Chart, finding
 from kezuri.report.reading import RunView
 from kezuri.report.rounds import rounds_table
-from kezuri.report.tables import answer_table, change, checks_table, comparison_table
+from kezuri.report.tables import answer_table, checks_table, comparison_table
 
 # Characters that fit across the page in a table.
 PAGE_WIDTH = 112
@@ -140,7 +140,8 @@ def decisions_table(run: RunView) -> Grid:
 def _head(run: RunView) -> str:
     answer = run.answer
     goal = _goal(run.recipe.get("goal"))
-    met = {True: "Goal met", False: "Goal not met"}.get(answer.get("met"), "Goal")  # type: ignore[arg-type]
+    met = _verdict(answer)
+    kept = f" The floor is {answer['floor']}." if answer.get("floor") else ""
     why = f" Stopped: {str(answer['stop_why']).rstrip('.')}." if answer.get("stop_why") else ""
     parts = [
         f'<div class="brand"><b>Kezuri</b> · {markup.escape(run.name)} · {markup.escape(_about(run))}</div>',
@@ -148,14 +149,25 @@ def _head(run: RunView) -> str:
         markup.paragraph(str(answer.get("text") or ""), "lead"),
         _state(run),
         markup.tiles(_tiles(run)),
-        markup.paragraph(f"{met}: {goal}.{why}" if goal else why.strip(), "muted"),
+        markup.paragraph(f"{met}: {goal}.{kept}{why}" if goal else why.strip(), "muted"),
     ]
     return "\n".join(part for part in parts if part)
 
 
+def _verdict(answer: Mapping[str, Any]) -> str:
+    """Whether the goal is met: on the images it was chosen by, and on those that nobody chose by."""
+    if answer.get("met") is False:
+        return "Goal not met"
+    if answer.get("confirmed") is False:
+        return "Goal not confirmed on test"
+    return "Goal met" if answer.get("met") else "Goal"
+
+
 def _state(run: RunView) -> str:
     if run.finished and run.answer.get("met") is not False:
-        return ""
+        if run.answer.get("confirmed") is not False:
+            return ""
+        return markup.paragraph(f"Not confirmed on test: the floor is {run.answer['floor']}.", "banner")
     if run.finished:
         return markup.paragraph(
             "The goal was not met; these are the numbers of the best model found.", "banner"
@@ -190,7 +202,7 @@ def _tiles(run: RunView) -> Iterable[tuple[str, str, str]]:
     )
     for what, dense, final, words in shown:
         if dense and final and final.value:
-            better = change(dense.value / final.value, "faster" if "latency" in what else "smaller")
+            better = numbers.change(dense.value / final.value, "faster" if "latency" in what else "smaller")
             yield what, better, f"{words(dense.value)} → {words(final.value)}"
 
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
-from typing import Any
+from typing import Any, TypeGuard
 
 import altair as alt
 
 from kezuri.report import numbers
 from kezuri.report.compare import Comparison, Condition
 from kezuri.report.plots import Chart, over, titled
+from kezuri.report.rounds_chart import shows_floor
 from kezuri.report.theme import BLUE, GREY, INK, MUTED, VERMILLION, WIDTH
 
 HEIGHT = 380
@@ -79,7 +80,7 @@ def _domains(points: Sequence[_Point]) -> tuple[list[float], list[float], bool]:
     """Where the axes begin and end; sizes a factor of 20 apart or more go on a logarithmic one."""
     sizes = [p.size for p in points]
     ends = [v for p in points for v in (p.low, p.high, p.accuracy) if v is not None]
-    ends += [p.condition.floor * 100 for p in points if p.condition.floor is not None]
+    ends += [p.condition.floor * 100 for p in points if _shown(p.condition.floor, points)]
     room = max(0.2, (max(ends) - min(ends)) * 0.08)
     y = [min(ends) - room, min(100.5, max(ends) + room)]
     if min(sizes) > 0 and max(sizes) / min(sizes) >= 20:
@@ -87,10 +88,14 @@ def _domains(points: Sequence[_Point]) -> tuple[list[float], list[float], bool]:
     return [0, max(sizes) * 1.12 or 1], y, False
 
 
+def _shown(floor: float | None, points: Sequence[_Point]) -> TypeGuard[float]:
+    return shows_floor(floor, [p.accuracy / 100 for p in points])
+
+
 def _floors(points: Sequence[_Point], y: alt.Y, right: float) -> list[alt.Chart]:
     """A line for the floor, where all conditions share one."""
     floors = {round(p.condition.floor, 6) for p in points if p.condition.floor is not None}
-    if len(floors) != 1:
+    if len(floors) != 1 or not _shown(next(iter(floors)), points):
         return []
     percent = floors.pop() * 100
     row = {"accuracy": percent, "size": right, "words": ["floor", f"{percent:.2f} %"]}

@@ -13,8 +13,9 @@ from kezuri.report.mask_study_charts import mask_study_charts
 from kezuri.report.mask_study_page import mask_study_page
 from kezuri.report.page import comparison_page, run_page
 from kezuri.report.pareto import pareto_chart
-from kezuri.report.plots import Chart, damage_chart, layers_chart, png, rounds_chart
+from kezuri.report.plots import Chart, damage_chart, layers_chart, png
 from kezuri.report.reading import RunView
+from kezuri.report.rounds_chart import rounds_chart
 from kezuri.report.study import StudyView, study_table
 from kezuri.report.study_page import methods_chart, study_page
 from kezuri.report.tradeoff import tradeoff_chart
