@@ -24,6 +24,9 @@ from kezuri.report.numbers import DASH, PLUS_MINUS
 from kezuri.report.reading import RunView
 from kezuri.report.tables import FRONT, spread_cell
 
+PLAN = ("data", "epochs", "seeds")
+"""What every plan says."""
+
 BASE = "student"
 """The row that all others are compared with."""
 
@@ -77,6 +80,8 @@ class StudyView:
         content = read_json(folder.record)
         try:
             plan, entries = content["plan"], content["cells"]
+            if lacking := [name for name in PLAN if name not in plan]:
+                raise CorruptArtifact(f"{folder.record}: its plan lacks {' and '.join(lacking)}")
             done = _seeds_done(entries)
             ended = {
                 entry["run"]: RunView.read(path / entry["run"])

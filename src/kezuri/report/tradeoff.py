@@ -40,7 +40,7 @@ def tradeoff_chart(run: RunView) -> Chart | None:
     chart = over(rows)
     tip = [
         alt.Tooltip("round:N"),
-        alt.Tooltip("size:Q", format=".3~g"),
+        alt.Tooltip("size:Q", format=",.3~r"),
         alt.Tooltip("accuracy:Q", format=".2f"),
     ]
     line = chart.transform_filter("datum.state == 'on the front'")
