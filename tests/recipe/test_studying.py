@@ -16,7 +16,8 @@ from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.study import Plan
 from kezuri.recipe.studying import layers_of, run_study
 from kezuri.report.findings import findings
-from kezuri.report.study import StudyView, refusals_table, study_table
+from kezuri.report.study import StudyView
+from kezuri.report.study_tables import refusals_table, study_data, study_table
 from kezuri.report.write import write_report
 
 
@@ -107,7 +108,7 @@ def test_the_chain_is_smaller_and_every_row_is_measured(done):
     view = StudyView.read(done.path)
     student, chain = view.row("student"), view.row("distill-prune-quantize")
     assert chain.condition.size.value < 0.4 * student.condition.size.value
-    rows = json.loads(study_table(view).json())
+    rows = json.loads(study_data(view).json())
     measured = [row for row in rows if row["status"] == "finished"]
     for row in measured:
         assert all(
@@ -124,7 +125,11 @@ def test_refused_orders_are_shown_with_the_reason(done):
 def test_the_report_lies_in_the_folder(done):
     page = write_report(done.path).read_text(encoding="utf-8")
     assert "quantize-distill-prune" in page and "http://" not in page.partition("<script")[0]
-    assert done.table("table", "csv").read_text().startswith("name,epochs,accuracy")
+    assert (
+        done.table("table", "csv")
+        .read_text()
+        .startswith("name,method,epochs,seeds,accuracy,accuracy_sd,change,")
+    )
     assert {path.name for path in done.plots.iterdir()} == {"methods.png", "pareto.png"}
 
 

@@ -53,9 +53,10 @@ def study(
     from kezuri.core.errors import KezuriError, UsageError
     from kezuri.recipe.study import METHODS, Plan
     from kezuri.recipe.studying import run_study
-    from kezuri.report.findings import findings_table
+    from kezuri.report.findings import findings_table, headline
     from kezuri.report.grid import show
-    from kezuri.report.study import StudyView, refusals_table, study_table
+    from kezuri.report.study import StudyView
+    from kezuri.report.study_tables import refusals_table, study_data, study_table
     from kezuri.report.write import write_study
 
     if csv and json:
@@ -87,12 +88,13 @@ def study(
     page = write_study(folder.path)
     view = StudyView.read(folder.path)
     if csv or json:
-        print(study_table(view).csv() if csv else study_table(view).json(), end="")
+        print(study_data(view).csv() if csv else study_data(view).json(), end="")
     else:
         for table in (study_table(view), refusals_table(view), findings_table(view)):
-            listener.say("")
-            show(table, listener.console)
-        listener.say(f"\nreport    {page}")
+            if table.rows:
+                listener.say("")
+                show(table, listener.console)
+        listener.say(f"\n{headline(view)}\nreport    {page}")
     if view.failed:
         raise KezuriError(
             f"{len(view.failed)} runs failed; the same command tries them again: {view.failed[0]}"

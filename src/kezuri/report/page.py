@@ -35,7 +35,7 @@ def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
             markup.section(
                 "Rounds",
                 _figure("rounds", charts),
-                markup.table(rounds_table(run), marked=quiet),
+                markup.table(rounds_table(run).filled(), marked=quiet),
                 _figure("pareto", charts),
             ),
             markup.section(
@@ -61,7 +61,7 @@ def comparison_page(comparison: Comparison, charts: Mapping[str, Chart]) -> str:
         "strong" if c is comparison.best else "" if c.on_front else "quiet" for c in comparison.conditions
     ]
     lead = f"{len(comparison.conditions)} conditions, {runs} runs, accuracy on the {comparison.split} split."
-    grid = comparison_table(comparison)
+    grid = comparison_table(comparison).filled()
     most = grid.fitting(PAGE_WIDTH)
     rest = markup.table(grid, marked=marked) if most.columns != grid.columns else ""
     body = "\n".join(
@@ -201,7 +201,8 @@ def _tiles(run: RunView) -> Iterable[tuple[str, str, str]]:
         ),
     )
     for what, dense, final, words in shown:
-        if dense and final and final.value:
+        same = what == "parameters" and dense and final and dense.value == final.value
+        if dense and final and final.value and not same:
             better = numbers.change(dense.value / final.value, "faster" if "latency" in what else "smaller")
             yield what, better, f"{words(dense.value)} → {words(final.value)}"
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import altair as alt
 
 from kezuri.report import markup, numbers
-from kezuri.report.findings import findings, findings_table
+from kezuri.report.findings import findings_table, headline
 from kezuri.report.page import PAGE_WIDTH
 from kezuri.report.plots import Chart, over, titled
-from kezuri.report.study import BASE, StudyView, refusals_table, study_table
+from kezuri.report.study import BASE, StudyView
+from kezuri.report.study_tables import refusals_table, study_table
 from kezuri.report.theme import BLUE, GREY, INK, MUTED, WIDTH
 
 ROW = 21
@@ -16,7 +17,7 @@ ROW = 21
 
 def study_page(study: StudyView, charts: Mapping[str, Chart]) -> str:
     """The report of a study as HTML; `charts` holds `methods` and `pareto` where there are such."""
-    table = study_table(study)
+    table = study_table(study).filled()
     marked = ["" if row.condition and row.condition.on_front else "quiet" for row in study.rows]
     most = table.fitting(PAGE_WIDTH)
     rest = markup.table(table, marked=marked) if most.columns != table.columns else ""
@@ -29,7 +30,7 @@ def study_page(study: StudyView, charts: Mapping[str, Chart]) -> str:
     body = "\n".join(
         (
             f'<div class="brand"><b>Kezuri</b> · study · {markup.escape(str(plan["data"]))}</div>',
-            f"<h1>{markup.escape(_headline(study))}</h1>",
+            f"<h1>{markup.escape(headline(study))}</h1>",
             markup.paragraph(lead, "lead"),
             markup.section("Findings", markup.table(findings_table(study))),
             markup.section(
@@ -43,7 +44,7 @@ def study_page(study: StudyView, charts: Mapping[str, Chart]) -> str:
             "<footer>Kezuri study. This file needs no network.</footer>",
         )
     )
-    return markup.page(f"Study: {_headline(study)}", body, dict(charts))
+    return markup.page(f"Study: {headline(study)}", body, dict(charts))
 
 
 def methods_chart(study: StudyView) -> Chart | None:
@@ -84,19 +85,12 @@ def methods_chart(study: StudyView) -> Chart | None:
     ]
     panel = alt.layer(*layers).properties(width=WIDTH, height=ROW * len(rows))
     words = f"Accuracy (bars: {_bars(study)}) and ONNX file of every row; dashed: {BASE}"
-    return titled(panel, _headline(study), words)
+    return titled(panel, headline(study), words)
 
 
 def _bars(study: StudyView) -> str:
     several = any(row.condition is not None and len(row.condition.folders) > 1 for row in study.rows)
     return "one standard deviation over seeds" if several else "95 % interval"
-
-
-def _headline(study: StudyView) -> str:
-    found = findings(study)
-    held = sum(one.verdict == "holds" for one in found)
-    told = sum(one.verdict != "not measured" for one in found)
-    return f"{held} of {told} claims {'holds' if held == 1 else 'hold'} on {study.plan['data']}"
 
 
 def _settings(study: StudyView) -> list[tuple[str, str]]:
