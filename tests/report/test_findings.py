@@ -8,7 +8,8 @@ import pytest
 from kezuri.core.errors import CorruptArtifact, DataError
 from kezuri.report.findings import findings, findings_table, headline
 from kezuri.report.study import StudyView
-from kezuri.report.study_page import methods_chart, study_page
+from kezuri.report.study_charts import methods_chart
+from kezuri.report.study_page import study_page
 from kezuri.report.study_tables import study_data, study_table
 
 PLAN = {"data": "mnist", "epochs": 4, "seeds": 1, "student": {"use": "plain2", "options": {"width": 0.25}}}

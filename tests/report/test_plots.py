@@ -117,10 +117,10 @@ def test_labels_of_the_front_lie_inside_and_apart(make_run: MakeRun) -> None:
         for axis in "xy"
     )
     boxes = [
-        ((row["size"] - left) / (right - left) * 680, (high - row["accuracy"]) / (high - low) * 380)
+        ((row["cost"] - left) / (right - left) * 680, (high - row["accuracy"]) / (high - low) * 380)
         for row in labels
     ]
-    assert all(0 <= x <= 680 - 120 and 0 <= y <= 380 for x, y in boxes)
+    assert all(0 <= x <= 680 and 0 <= y <= 380 for x, y in boxes)
     assert all(abs(x - u) >= 115 or abs(y - v) >= 14 for (x, y), (u, v) in combinations(boxes, 2))
     kinds = [row["kind"] for row in _rows(plain, "kind")]
     assert kinds.count("answer") == 1
@@ -171,3 +171,17 @@ def test_a_run_that_only_quantized_is_told_by_its_file(make_run: MakeRun) -> Non
 
     rows = tuple(map(quantized, run.measurements))
     assert finding(replace(run, measurements=rows)) == "File 3.5× smaller, 2.0× slower at −0.4 points"
+
+
+def test_the_answer_is_drawn_last_and_largest(make_run: MakeRun) -> None:
+    folders = [
+        make_run(f"c{i}", name=f"c{i}", rounds=1 + i % 3, rolled_back=(), drop=0.001 * i) for i in range(6)
+    ]
+    comparison = compare(folders, keep=-0.003)
+    assert comparison.best is not None
+    marks = [layer for layer in spec(pareto_chart(comparison))["layer"] if layer["mark"]["type"] == "point"]
+    kinds = [row["kind"] for row in _rows(spec(pareto_chart(comparison)), "kind")]
+    order = ["not finished", "beaten", "on the front", "answer"]
+    assert kinds == sorted(kinds, key=order.index) and kinds[-1] == "answer"
+    assert marks[-1]["mark"]["size"] > 2 * marks[0]["mark"]["size"]
+    assert "== 'answer'" in json.dumps(marks[-1]["transform"])

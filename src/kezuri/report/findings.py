@@ -46,13 +46,19 @@ def headline(study: StudyView) -> str:
     if len(told) > 1:
         held = sum(one.verdict == "holds" for one in told)
         return f"{held} of {len(told)} claims {'holds' if held == 1 else 'hold'} on {study.plan['data']}"
-    smallest, reference = _smallest(study), study.reference
-    if smallest is None or reference is None:
-        return f"Nothing was measured on {study.plan['data']}"
-    return (
-        f"Smallest that loses at most {_points(LOST)} against {reference.name}: {smallest.name}, "
-        f"{numbers.size(_size(smallest))} at {_change(smallest, reference)}"
-    )
+    return best_words(study, "size") or f"Nothing was measured on {study.plan['data']}"
+
+
+def best_words(study: StudyView, cost: Literal["size", "latency"]) -> str:
+    """Which row is the smallest, or the fastest, of those that lose little; empty where none is known."""
+    best, reference = _smallest(study) if cost == "size" else _fastest(study), study.reference
+    if best is None or reference is None:
+        return ""
+    spent = best.of(cost)
+    amount = (numbers.size if cost == "size" else numbers.milliseconds)(spent.value if spent else None)
+    which = "Smallest" if cost == "size" else "Fastest"
+    against = f"{which} that loses at most {_points(LOST)} against {reference.name}"
+    return f"{against}: {best.name}, {amount} at {_change(best, reference)}"
 
 
 def findings_table(study: StudyView) -> Grid:
@@ -160,6 +166,11 @@ def _smallest(study: StudyView) -> Row | None:
     keeping = _keeping(study)
     least = min(map(_size, keeping), default=0.0)
     return max((row for row in keeping if _size(row) * SMALLER <= least), key=_mean, default=None)
+
+
+def _fastest(study: StudyView) -> Row | None:
+    timed = {row.name: ms.value for row in _keeping(study) if (ms := row.of("latency")) is not None}
+    return study.row(min(timed, key=lambda name: timed[name])) if timed else None
 
 
 def _unmeasured(study: StudyView, claim: str, methods: tuple[str, ...], needs: str) -> Finding:

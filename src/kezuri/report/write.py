@@ -17,7 +17,8 @@ from kezuri.report.plots import Chart, damage_chart, layers_chart, png
 from kezuri.report.reading import RunView
 from kezuri.report.rounds_chart import rounds_chart
 from kezuri.report.study import StudyView
-from kezuri.report.study_page import methods_chart, study_page
+from kezuri.report.study_charts import study_charts
+from kezuri.report.study_page import study_page
 from kezuri.report.study_tables import study_data
 from kezuri.report.tradeoff import tradeoff_chart
 
@@ -81,8 +82,7 @@ def write_study(path: Path) -> Path:
         ResourceError: the disk is full or the folder cannot be written.
     """
     study, home = StudyView.read(path), StudyFolder(path)
-    drawn = {"methods": methods_chart(study), "pareto": pareto_chart(study.comparison)}
-    charts = {name: chart for name, chart in drawn.items() if chart is not None}
+    charts = study_charts(study)
     return _write(home, study_page(study, charts), charts, {"table": study_data(study)})
 
 
