@@ -41,7 +41,7 @@ def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
             markup.section(
                 "Layers", _figure("layers", charts), markup.fold("All layers, with reasons", layers)
             ),
-            *([markup.section("Bits", _figure("bits", charts), _bits(run))] if run.allocation else []),
+            *([markup.section("Bits", *_bits(run, charts))] if run.allocation else []),
             markup.section("Classes", _figure("damage", charts), _classes(run)),
             markup.section("Decisions", markup.table(decisions_table(run))),
             markup.section("Checks", markup.table(checks_table(run))),
@@ -251,12 +251,14 @@ def _classes(run: RunView) -> str:
     return markup.fold("All classes", markup.table(Grid("", columns, tuple(rows))))
 
 
-def _bits(run: RunView) -> str:
-    note = (
+def _bits(run: RunView, charts: Mapping[str, Chart]) -> Iterable[str]:
+    yield from (_figure(name, charts) for name in ("bits", "bits_by_layer"))
+    yield markup.fold("All layers", markup.table(bits_table(run)))
+    yield markup.paragraph(
         "Size is that of a file in which every layer has its own bits; one for ONNX Runtime holds 8 bits for "
-        "each weight."
+        "each weight.",
+        "note",
     )
-    return markup.fold("All layers", markup.table(bits_table(run))) + markup.paragraph(note, "note")
 
 
 def _runtime(run: RunView) -> str:

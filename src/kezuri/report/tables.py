@@ -113,15 +113,20 @@ def _condition_row(
 
 
 def spread_cell(spread: Spread | None, *, times: float = 1.0, places: int | None = None) -> Cell:
-    """The mean and one standard deviation, `times` as large."""
+    """The mean and one standard deviation with as many decimals, `times` as large."""
     if spread is None:
         return Cell(DASH)
 
     def shown(value: float) -> str:
         return numbers.significant(value) if places is None else numbers.fixed(value, places)
 
-    around = f" {PLUS_MINUS} {shown(spread.deviation * times)}" if spread.deviation else ""
-    return Cell(shown(spread.value * times) + around, spread.value)
+    mean = shown(spread.value * times)
+    decimals = len(mean.partition(".")[2]) if "e" not in mean else None
+    if not spread.deviation:
+        return Cell(mean, spread.value)
+    around = spread.deviation * times
+    told = numbers.significant(around) if decimals is None else numbers.fixed(around, decimals)
+    return Cell(f"{mean} {PLUS_MINUS} {told}", spread.value)
 
 
 def _mean(spread: Spread | None) -> float | None:

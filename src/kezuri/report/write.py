@@ -6,6 +6,7 @@ from pathlib import Path
 from kezuri.artifact.atomic import write_bytes
 from kezuri.artifact.folder import MaskStudyFolder, ReportFolder, RunFolder, StudyFolder
 from kezuri.report.allocation import allocation_chart
+from kezuri.report.bits_chart import bits_chart
 from kezuri.report.compare import compare
 from kezuri.report.grid import Grid
 from kezuri.report.mask_study import MaskStudyView, differences_table, searches_table
@@ -106,12 +107,13 @@ def write_mask_study(path: Path) -> Path:
 
 
 def run_charts(run: RunView) -> dict[str, Chart]:
-    """The charts there is something to draw for: `rounds`, `pareto`, `layers`, `bits`, `damage`."""
+    """The charts there is something to draw for, by name."""
     charts = {
         "rounds": rounds_chart(run),
         "pareto": tradeoff_chart(run),
         "layers": layers_chart(run.layers),
         "bits": allocation_chart(run.allocation) if run.allocation else None,
+        "bits_by_layer": bits_chart(run.allocation),
         "damage": damage_chart(run.damage),
     }
     return {name: chart for name, chart in charts.items() if chart is not None}
