@@ -35,7 +35,7 @@ def test_the_title_says_the_finding(make_run: MakeRun) -> None:
     assert finding(run) == "Parameters −83 % at −0.4 points"
     chart = rounds_chart(run)
     assert chart is not None
-    assert spec(chart)["title"]["text"] == f"{finding(run)}, test"
+    assert spec(chart)["title"]["text"] == f"{finding(run)} on test images"
 
 
 def test_rolled_back_attempts_are_marked_and_kept_out_of_the_line(make_run: MakeRun) -> None:

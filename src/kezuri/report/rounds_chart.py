@@ -31,7 +31,7 @@ def rounds_chart(run: RunView) -> Chart | None:
     upper = _accuracy_panel(run, ended, alt.X("round:Q", axis=bare, scale=scale))
     lower = _size_panel(run.rounds, ended, alt.X("round:Q", axis=axis, scale=scale))
     panels = alt.vconcat(upper, lower, spacing=18).resolve_scale(color="independent", shape="independent")
-    where = f", {run.split}" if run.final("accuracy", split=run.split) else ""
+    where = f" on {run.split} images" if run.final("accuracy", split=run.split) else ""
     lines = [WORDS, *([FINAL_WORDS] if ended else [])]
     return titled(panels, f"{finding(run)}{where}", lines if ended else WORDS)
 

@@ -9,9 +9,7 @@ from kezuri.report.reading import RunView
 from kezuri.report.theme import BLUE, GREY, MUTED, SKY, VERMILLION, WIDTH
 
 COLOURS = {"on the front": BLUE, "beaten": GREY, "rolled back": VERMILLION}
-WORDS = (
-    "Validation accuracy against the size of the weights, one point an attempt; 5 (2): the second at round 5"
-)
+WORDS = "Validation accuracy against the size of the weights, one point an attempt at a round"
 
 
 def tradeoff_chart(run: RunView) -> Chart | None:
@@ -60,4 +58,6 @@ def tradeoff_chart(run: RunView) -> Chart | None:
     ]
     panel = alt.layer(*layers).properties(width=WIDTH, height=300)
     kept = sum(entry.stands for entry in known)
-    return titled(panel, f"{len(best)} of {kept} rounds are on the front", WORDS)
+    again = next((entry.round for entry in known if entry.attempt), None)
+    words = WORDS if again is None else f"{WORDS}; {again} (2): the second at round {again}"
+    return titled(panel, f"{len(best)} of {kept} rounds are on the front", words)
