@@ -1,5 +1,7 @@
 """Too few validation images to tell the drop that is allowed are warned of, at check and at the start."""
 
+import json
+
 import pytest
 
 from kezuri.core.goal import Goal
@@ -24,6 +26,16 @@ def test_few_images_cannot_tell_a_point(recipe_text, tmp_path):
 @pytest.mark.parametrize("accuracy", [-0.9, -0.45, 0.5, 0.0])
 def test_nothing_is_warned_of_where_it_can_or_nothing_is_to_be_told(recipe_text, accuracy):
     assert doubts(prepared(recipe_text, accuracy)) == []
+
+
+def test_a_step_may_keep_more_than_the_goal(recipe_text):
+    (warning,) = doubts(prepared(f"{recipe_text}    keep: {{accuracy: -0.02}}\n", -0.9))
+    assert "cannot tell a drop of 2 points" in warning
+    distil = {"use": "distill", "student": {"use": "resnet8"}, "keep": "last"}  # weights, not an accuracy
+    (warning,) = doubts(
+        prepared(f"{recipe_text.partition('  - use: pcas')[0]}  - {json.dumps(distil)}\n", -0.01)
+    )
+    assert "cannot tell a drop of 1 point" in warning
 
 
 def test_more_images_tell_smaller_drops():

@@ -2,6 +2,7 @@
 
 from math import ceil, sqrt
 
+from kezuri.core.goal import Goal
 from kezuri.measure.accuracy import Z95
 from kezuri.recipe.prepare import Prepared
 
@@ -15,11 +16,8 @@ def doubts(prepared: Prepared) -> list[str]:
     The drop is a difference on the same images, so its 95 % interval depends on how many answers change
     between right and wrong: about 1.96 · sqrt(changed / images).
     """
-    goals = [
-        getattr(step, "keep", None) or prepared.recipe.goal
-        for step in prepared.recipe.steps
-        if step.compresses
-    ]
+    own = [getattr(step, "keep", None) for step in prepared.recipe.steps if step.compresses]
+    goals = [keep if isinstance(keep, Goal) else prepared.recipe.goal for keep in own]
     drops = [-goal.accuracy for goal in goals if goal.holds_accuracy and goal.accuracy < 0]
     images = len(prepared.data.validation)
     spread = half_width(images)

@@ -74,9 +74,10 @@ class StudyRecord:
     def _joined(self, plan: Plan, known: Mapping[str, Any]) -> Plan:
         """The plan that holds both."""
         asked = json.loads(json.dumps(plain(plan)))
-        other = [name for name in asked if name not in GROWING and asked[name] != known.get(name)]
+        fixed = [name for name in asked if name in known and name not in GROWING]
+        other = [name for name in fixed if asked[name] != known[name]]
         if other:
-            there = ", ".join(f"{name} {_spell(known.get(name))}" for name in other)
+            there = ", ".join(f"{name} {_spell(known[name])}" for name in other)
             here = ", ".join(f"{name} {_spell(asked[name])}" for name in other)
             raise UsageError(
                 f"{self.folder.path} holds a study with {there}; this one has {here}: "

@@ -11,7 +11,7 @@ from kezuri.recipe.study import Cell, Plan
 from kezuri.train import Training
 from kezuri.train.estimate import estimate_step_seconds
 
-ENDING = 25.0
+ENDING = 8.0
 """Seconds to export and measure two models."""
 
 FORWARD = 1 / 3

@@ -9,10 +9,10 @@ from kezuri.core.goal import Goal
 from kezuri.report import markup, numbers
 from kezuri.report.compare import Comparison
 from kezuri.report.grid import Cell, Column, Grid
-from kezuri.report.numbers import DASH
 from kezuri.report.plots import Chart, finding
 from kezuri.report.reading import RunView
 from kezuri.report.rounds import rounds_table
+from kezuri.report.run_tables import bits_table, decisions_table, layers_table
 from kezuri.report.tables import answer_table, checks_table, comparison_table
 
 # Characters that fit across the page in a table.
@@ -75,66 +75,6 @@ def comparison_page(comparison: Comparison, charts: Mapping[str, Chart]) -> str:
         )
     )
     return markup.page(f"Comparison: {comparison.headline()}", body, dict(charts))
-
-
-def layers_table(run: RunView) -> Grid:
-    """Every layer with its channels and what became of it."""
-    columns = (
-        Column("layer", "layer", align="left"),
-        Column("before", "channels before"),
-        Column("after", "after"),
-        Column("state", "state", align="left"),
-        Column("reason", "reason", align="left"),
-    )
-    rows = [
-        (
-            Cell.word(layer.name),
-            Cell(numbers.count(layer.before), layer.before),
-            Cell(numbers.count(layer.after), layer.after),
-            Cell.word(layer.state),
-            Cell.word(layer.reason) if layer.reason else Cell(""),
-        )
-        for layer in run.layers
-    ]
-    return Grid("", columns, tuple(rows))
-
-
-def bits_table(run: RunView) -> Grid:
-    """What was chosen for each layer under a budget."""
-    columns = (
-        Column("layer", "layer", align="left"),
-        Column("bits", "bits"),
-        Column("sparsity", "sparsity"),
-    )
-    rows = [
-        (
-            Cell.word(layer),
-            Cell(numbers.count(option["bits"]), option["bits"]),
-            Cell(numbers.percent(option["sparsity"]), option["sparsity"]),
-        )
-        for layer, option in run.allocation["chosen"]["options"].items()
-    ]
-    return Grid("", columns, tuple(rows))
-
-
-def decisions_table(run: RunView) -> Grid:
-    """What the loop decided after every attempt, and why."""
-    columns = (
-        Column("round", "round"),
-        Column("attempt", "attempt"),
-        Column("verdict", "verdict", align="left"),
-        Column("why", "why", align="left"),
-    )
-    rows = [
-        (
-            Cell.word(entry.get("round")),
-            Cell(str(attempt + 1) if isinstance(attempt := entry.get("attempt"), int) else DASH, attempt),
-            Cell.word(entry.get("verdict")),
-            Cell.word(entry.get("why")),
-        )
-        for entry in run.decisions
-    ]
-    return Grid("", columns, tuple(rows))
 
 
 def _head(run: RunView) -> str:
