@@ -1,8 +1,13 @@
 """Folders of runs that are half there, or not as they were written."""
 
 import json
+import shutil
 
 import pytest
+
+from kezuri.cli import bench
+from kezuri.core.measurement import Measurement
+from kezuri.measure.latency import Comparison
 
 
 def flip(path):
@@ -92,5 +97,40 @@ def test_what_cannot_be_timed(kezuri, tmp_path, finished):
     (tmp_path / "text.onnx").write_text("hello")
     assert kezuri("bench", "text.onnx")[0] == 3
     assert kezuri("bench", "absent.onnx")[0] == 3
-    for threads in ("0", "-1", "many", "99999"):
+    for threads in ("0", "-1", "many", "99999", "²", "٣"):
         assert kezuri("bench", finished, "--threads", threads)[0] == 2
+
+
+def test_two_folders_of_one_name_are_told_apart(kezuri, finished, tmp_path):
+    for place in ("here", "there"):
+        shutil.copytree(finished, tmp_path / place / "run")
+    code, said, _ = kezuri("bench", "here/run", "there/run", "--seconds", "0.2")
+    names = [line.split()[0] for line in said.splitlines() if "/run/" in line]
+    assert code == 0
+    assert names == ["here/run/dense", "here/run/final", "there/run/dense", "there/run/final"]
+    single = kezuri("bench", "here/run", "--seconds", "0.2")[1]
+    assert [line.split()[0] for line in single.splitlines()[2:4]] == ["dense", "final"]
+
+
+def test_names_stay_whole_where_there_is_little_room(finished, monkeypatch):
+    stamps = {f"a-long-name-of-a-run-{n}/final": finished / "models/final/model.onnx" for n in range(2)}
+    one = Measurement("latency", 0.0123, "ms", 0.012, 0.014, 9)
+    raced = Comparison(dict.fromkeys(stamps, one), dict.fromkeys(stamps, one))
+    grid = bench.table_of(raced, stamps).fitting(76, gap=3)
+    assert all(name in grid.text() for name in stamps) and grid.columns[-1].key == "speed_spread"
+
+
+@pytest.mark.parametrize("command", ["compare", "resume", "bench"])
+@pytest.mark.parametrize("record", ["study.json", "mask-study.json"])
+def test_a_study_is_not_taken_for_a_damaged_run(kezuri, tmp_path, command, record):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / record).write_text("{}")
+    code, _, said = kezuri(command, "mine")
+    assert code == 3 and "mine is a study" in said and "`kezuri report` takes" in said
+
+
+@pytest.mark.parametrize("plan", [{}, {"data": "mnist", "epochs": 1}])
+def test_a_study_whose_plan_lacks_something_is_said(kezuri, tmp_path, plan):
+    (tmp_path / "study.json").write_text(json.dumps({"plan": plan, "cells": []}))
+    code, _, said = kezuri("report", ".")
+    assert code == 3 and "study.json: its plan lacks" in said and "seeds" in said

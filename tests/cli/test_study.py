@@ -18,6 +18,7 @@ def test_help_names_the_methods(kezuri):
         (("--student", "plan2"), "no model named 'plan2'"),
         (("--csv", "--json"), "choose one"),
         (("--epochs", 0), "epochs must be above 0"),
+        (("--device", "foo"), "no device 'foo' on this machine (have: auto, cpu"),
     ],
 )
 def test_mistakes_are_said_before_any_work(kezuri, images, options, message):

@@ -42,6 +42,17 @@ def test_workers_are_other_processes_and_stay(workers) -> None:
     assert os.getpid() not in first and first | second and len(first | second) <= 2
 
 
+def test_workers_without_work_clean_up_before_they_end(tmp_path) -> None:
+    """Else what libraries made in them, such as semaphores, is told as leaked when the process ends."""
+    left = tmp_path / "left"
+    leaves = (
+        "__import__('multiprocessing.util', fromlist=['Finalize']).Finalize("
+        f"None, open, args=({str(left)!r}, 'w'), exitpriority=1)"
+    )
+    assert len(list(Processes(1).map(eval, [f"bool({leaves})"]))) == 1
+    assert left.exists()
+
+
 def test_without_staying_workers_end_with_the_call() -> None:
     (pid,) = Processes(1).map(eval, [PID])
     with pytest.raises(ProcessLookupError):

@@ -4,28 +4,38 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.main import get_command
 
 import kezuri
 from kezuri import Training, fit
 from kezuri.cli.main import app
-from kezuri.data import from_tensors
 
 README = Path("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory):
-    """What the reader is said to have: a trained `model`, its `data`, some `images`."""
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.arange(400) % 4
-    patterns = torch.randn(4, 3, 8, 8, generator=draw)
-    images = patterns[labels] + 0.4 * torch.randn(400, 3, 8, 8, generator=draw)
-    data = from_tensors((images[:300], labels[:300]), (images[300:], labels[300:]), validation=100)
+def home(tmp_path_factory):
+    """The reader's folder, with `images/<class>/*.png` in it."""
+    folder, dice = tmp_path_factory.mktemp("reader"), np.random.default_rng(0)
+    for label in range(4):
+        pattern = dice.integers(0, 200, (8, 8, 3))
+        (folder / "images" / f"class {label}").mkdir(parents=True)
+        for number in range(100):
+            pixels = np.clip(pattern + dice.normal(20, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"class {label}" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(home):
+    """What the reader is said to have: a trained `model` and some `images`; `data`, from the first block on."""
+    data = kezuri.load_data(str(home / "images"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -37,8 +47,9 @@ def names(tmp_path_factory):
             nn.Flatten(),
             nn.Linear(256, 4),
         )
-    fit(model, data, Training(epochs=4, lr=0.05), seed=0)
-    return {"model": model, "data": data, "images": images[:2]}
+    fit(model, data, Training(epochs=6, lr=0.05, batch_size=32), seed=0)
+    batch = next(iter(data.validation.batches(2)))
+    return {"model": model, "data": data, "images": batch.images}
 
 
 def test_there_are_blocks_to_run():
@@ -46,11 +57,12 @@ def test_there_are_blocks_to_run():
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["compress", "channels", "integers", "pieces"])
-def test_the_python_runs(block, names, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_python_runs(block, names, home, monkeypatch):
+    monkeypatch.chdir(home)
+    given = {name: value for name, value in names.items() if name != "data" or "data =" not in block}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        exec(compile(block, "README.md", "exec"), {"kezuri": kezuri, **names})
+        exec(compile(block, "README.md", "exec"), {"kezuri": kezuri, **given})
 
 
 def test_every_command_named_exists_and_every_command_is_named():

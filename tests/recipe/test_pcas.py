@@ -1,5 +1,9 @@
 from dataclasses import fields
+from math import inf, nan
 
+import pytest
+
+from kezuri.core.errors import UsageError
 from kezuri.prune.criteria.norm import L2
 from kezuri.prune.criteria.pcas import Pcas
 from kezuri.prune.granularity import Channel
@@ -30,3 +34,9 @@ def test_nothing_is_rounded_or_timed_unless_asked_for():
     plain = PcasLoop(criterion=L2()).as_prune()
     assert plain.granularity == Channel(floor=2, producers="mean", residual=False)
     assert plain.payoff == 0 and plain.budget is None
+
+
+@pytest.mark.parametrize("epochs", [nan, inf, 0.0, -1.0])
+def test_epochs_of_the_gates_are_a_number_above_zero(epochs):
+    with pytest.raises(UsageError, match="attention_epochs must be a number above 0, got"):
+        PcasLoop(attention_epochs=epochs)

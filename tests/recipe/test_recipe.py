@@ -5,7 +5,7 @@ import pytest
 
 from kezuri.core.errors import RecipeError, UnknownName
 from kezuri.recipe.document import parse
-from kezuri.recipe.recipe import load_recipe, override, recipe_from, recipe_from_json
+from kezuri.recipe.recipe import DataChoice, load_recipe, override, recipe_from, recipe_from_json
 from kezuri.recipe.templates import TEMPLATES, template
 
 TEXT = """\
@@ -122,3 +122,11 @@ def test_every_recipe_in_the_repository_is_valid():
 def test_steps_are_frozen_and_comparable():
     recipe = built()
     assert replace(recipe, seed=1) != recipe
+
+
+@pytest.mark.parametrize(("source", "share"), [("train", 0.1), ("test", 0.5)])
+def test_where_no_number_is_given_the_part_that_is_held_out_depends_on_where_from(source, share):
+    assert DataChoice("mnist", validation_from=source).validation == share
+    assert DataChoice("mnist", 0.2, source).validation == 0.2
+    written = f"name: a\nmodel: {{use: lenet5}}\ndata: {{use: mnist, validation_from: {source}}}\nsteps: [{{use: train}}]"
+    assert recipe_from(parse(written)).to_json()["data"]["validation"] == share

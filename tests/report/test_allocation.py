@@ -1,4 +1,7 @@
+import re
+
 import pytest
+import vl_convert
 
 from kezuri.core.errors import UsageError
 from kezuri.report.allocation import allocation_chart
@@ -59,6 +62,16 @@ def test_draws_a_picture():
 def test_nothing_to_draw_is_refused():
     with pytest.raises(UsageError, match="no choice of bits"):
         allocation_chart({"metric": "size", "front": [], "uniform": [], "chosen": None})
+
+
+@pytest.mark.parametrize("largest", [180_000.0, 1_200_000.0, 96.0])
+@pytest.mark.parametrize("smallest", [0.3, 0.02])
+def test_no_tick_has_an_exponent(largest, smallest):
+    front = [point(largest * share, 0.004 / share) for share in (smallest, 0.5, 1.0)]
+    chart = allocation_chart(content(uniform=[], chosen=front[1]) | {"front": front})
+    svg = vl_convert.vegalite_to_svg(spec(chart))
+    labels = re.findall(r">([^<>]*)</text>", svg)
+    assert len(labels) > 8 and not [label for label in labels if re.search(r"\de[+−-]?\d", label)]
 
 
 def test_choices_that_were_timed_are_drawn_and_told_in_words_of_time():

@@ -66,3 +66,13 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_table_that_fits() -> None:
     show(GRID, Console(file=terminal, force_terminal=True, width=46))
     assert "[bold]x[/bold]" in terminal.getvalue()
     assert "size MB" not in terminal.getvalue()
+
+
+def test_columns_that_say_nothing_are_left_out_where_they_can_be_spared() -> None:
+    empty = Column("zeros", "zeros %", spare=2)
+    bare = Grid("", (*GRID.columns, empty), tuple((*row, Cell("–")) for row in GRID.rows))
+    assert bare.filled().columns == GRID.columns
+    assert Grid("", (Column("all", "all"),), ((Cell("–"),),)).filled().columns
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    show(bare, console)
+    assert "zeros %" not in console.file.getvalue() and "zeros" in bare.csv()  # type: ignore[attr-defined]

@@ -47,3 +47,19 @@ def test_what_was_not_measured_is_a_dash(missing: float | None) -> None:
 @given(st.floats(min_value=1e-4, max_value=1e9))
 def test_three_digits_keep_the_value_to_half_a_percent(value: float) -> None:
     assert float(numbers.significant(value).replace(",", "")) == pytest.approx(value, rel=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "better", "words"),
+    [
+        (3.9, "smaller", "3.9× smaller"),
+        (0.5, "smaller", "2.0× larger"),
+        (0.8, "faster", "1.2× slower"),
+        (1.001, "faster", "the same"),
+        (2.0, "more", "2.0× more"),
+        (None, "more", "–"),
+        (0.0, "more", "–"),
+    ],
+)
+def test_a_ratio_says_its_direction(ratio: float | None, better: str, words: str) -> None:
+    assert numbers.change(ratio, better) == words  # type: ignore[arg-type]

@@ -201,3 +201,25 @@ def test_bits_chosen_under_a_budget_are_drawn_and_listed(make_run: MakeRun) -> N
     page = write_report(folder).read_text()
     assert (folder / "plots" / "bits.png").read_bytes().startswith(b"\x89PNG")
     assert "conv&lt;2&gt;" in page and "holds 8 bits for each weight" in page
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "banner"),
+    [
+        ({"met": True, "confirmed": True}, "Goal met: ", False),
+        ({"met": True, "confirmed": None}, "Goal met: ", False),
+        ({"met": True, "confirmed": False}, "Goal not confirmed on test: ", True),
+        ({"met": False, "confirmed": False}, "Goal not met: ", False),
+    ],
+)
+def test_the_page_says_where_the_goal_holds(
+    make_run: MakeRun, answer: Any, verdict: str, banner: bool
+) -> None:
+    path = make_run()
+    manifest = json.loads((path / "manifest.json").read_text())
+    told = "kept on the 50 validation images it chose by (+0.00); on the 450 test images −4.89 points"
+    manifest["answer"] = {**manifest["answer"], "floor": told, **answer}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    page = write_report(path).read_text(encoding="utf-8")
+    assert verdict in page and f"The floor is {told}." in page
+    assert ("Not confirmed on test: the floor is kept on the 50" in page) == banner

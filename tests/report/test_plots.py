@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from PIL import Image
 
 from kezuri.report.compare import compare
 from kezuri.report.pareto import pareto_chart
-from kezuri.report.plots import damage_chart, finding, layers_chart, png, rounds_chart, spec
+from kezuri.report.plots import damage_chart, finding, layers_chart, png, spec
 from kezuri.report.reading import RunView
+from kezuri.report.rounds_chart import rounds_chart
 
 MakeRun = Callable[..., Path]
 
@@ -33,7 +35,7 @@ def test_the_title_says_the_finding(make_run: MakeRun) -> None:
     assert finding(run) == "Parameters −83 % at −0.4 points"
     chart = rounds_chart(run)
     assert chart is not None
-    assert spec(chart)["title"]["text"] == finding(run)
+    assert spec(chart)["title"]["text"] == f"{finding(run)} on test images"
 
 
 def test_rolled_back_attempts_are_marked_and_kept_out_of_the_line(make_run: MakeRun) -> None:
@@ -115,10 +117,71 @@ def test_labels_of_the_front_lie_inside_and_apart(make_run: MakeRun) -> None:
         for axis in "xy"
     )
     boxes = [
-        ((row["size"] - left) / (right - left) * 680, (high - row["accuracy"]) / (high - low) * 380)
+        ((row["cost"] - left) / (right - left) * 680, (high - row["accuracy"]) / (high - low) * 380)
         for row in labels
     ]
-    assert all(0 <= x <= 680 - 120 and 0 <= y <= 380 for x, y in boxes)
+    assert all(0 <= x <= 680 and 0 <= y <= 380 for x, y in boxes)
     assert all(abs(x - u) >= 115 or abs(y - v) >= 14 for (x, y), (u, v) in combinations(boxes, 2))
     kinds = [row["kind"] for row in _rows(plain, "kind")]
     assert kinds.count("answer") == 1
+
+
+def test_a_floor_far_below_the_data_is_left_out(make_run: MakeRun) -> None:
+    assert _rows(spec(rounds_chart(RunView.read(make_run("held")))), "floor")
+    for number, allowed in enumerate((-0.99, -0.4)):
+        run = RunView.read(make_run(f"lax{number}", goal={"objective": "smallest", "accuracy": allowed}))
+        assert not _rows(spec(rounds_chart(run)), "floor")
+        assert (run.floor is None) == (allowed < -0.5)
+    folders = [make_run(f"far{i}", name=f"far {i}", rounds=2 + i) for i in range(2)]
+    assert not _rows(spec(pareto_chart(compare(folders, keep=-0.4))), "floor")
+    words = [row["words"] for row in _rows(spec(pareto_chart(compare(folders, keep=-0.01))), "words")]
+    assert any(isinstance(word, list) and word[0] == "floor" for word in words)
+
+
+def test_what_later_steps_made_of_the_last_round_is_a_point_too(make_run: MakeRun) -> None:
+    plain = RunView.read(make_run("plain"))
+
+    def later(row: Any) -> Any:
+        worse = row.metric == "accuracy" and row.conditions.get("model") == "final"
+        return replace(row, value=row.value - 0.03) if worse else row
+
+    chained = replace(plain, measurements=tuple(map(later, plain.measurements)))
+    for run, drawn in ((chained, 1), (plain, 0)):
+        chart = spec(rounds_chart(run))
+        final = [row for row in _rows(chart, "series") if row["series"] == "final"]
+        assert len([row for row in final if "accuracy" in row]) == drawn
+        assert all(row["round"] == 6 for row in final)
+        assert isinstance(chart["title"]["subtitle"], list) == bool(drawn)
+
+
+def test_a_run_that_only_quantized_is_told_by_its_file(make_run: MakeRun) -> None:
+    run = RunView.read(make_run(rounds=1))
+
+    def quantized(row: Any) -> Any:
+        if row.conditions.get("model") != "final":
+            return row
+        if row.metric == "params":
+            return replace(row, value=272_474)
+        before = run.dense(
+            row.metric, **{k: row.conditions[k] for k in ("format", "threads") if k in row.conditions}
+        )
+        if row.metric in ("size", "latency") and before is not None:
+            return replace(row, value=before.value / {"size": 3.5, "latency": 0.5}[row.metric])
+        return row
+
+    rows = tuple(map(quantized, run.measurements))
+    assert finding(replace(run, measurements=rows)) == "File 3.5× smaller, 2.0× slower at −0.4 points"
+
+
+def test_the_answer_is_drawn_last_and_largest(make_run: MakeRun) -> None:
+    folders = [
+        make_run(f"c{i}", name=f"c{i}", rounds=1 + i % 3, rolled_back=(), drop=0.001 * i) for i in range(6)
+    ]
+    comparison = compare(folders, keep=-0.003)
+    assert comparison.best is not None
+    marks = [layer for layer in spec(pareto_chart(comparison))["layer"] if layer["mark"]["type"] == "point"]
+    kinds = [row["kind"] for row in _rows(spec(pareto_chart(comparison)), "kind")]
+    order = ["not finished", "beaten", "on the front", "answer"]
+    assert kinds == sorted(kinds, key=order.index) and kinds[-1] == "answer"
+    assert marks[-1]["mark"]["size"] > 2 * marks[0]["mark"]["size"]
+    assert "== 'answer'" in json.dumps(marks[-1]["transform"])

@@ -5,6 +5,7 @@ import pytest
 
 from kezuri.core.errors import CorruptArtifact, DataError
 from kezuri.report.reading import RunView
+from kezuri.report.tables import checks_table
 
 MakeRun = Callable[..., Path]
 
@@ -90,3 +91,10 @@ def test_a_recipe_that_is_no_object_is_corrupt(make_run: MakeRun) -> None:
     (path / "recipe.json").write_text("[1, 2]")
     with pytest.raises(CorruptArtifact, match="does not hold a JSON object"):
         RunView.read(path)
+
+
+def test_a_real_run_has_the_proof_of_its_rounds(ended: Path) -> None:
+    run = RunView.read(ended)
+    errors = [m.value for m in run.measurements if m.metric == "proof_error" and m.conditions["accepted"]]
+    assert run.proof is not None and run.proof.value == max(errors) < 1e-5
+    assert any("cut model against masked model" in row[0].text for row in checks_table(run).rows)

@@ -29,3 +29,8 @@ def test_a_run_without_rounds_has_no_trade_off(make_run):
     run = RunView.read(make_run("r"))
     bare = RunView(run.path, run.recipe, run.manifest, ())
     assert tradeoff_chart(bare) is None
+
+
+def test_attempts_at_one_round_are_told_apart(make_run):
+    rows = rows_of(RunView.read(make_run("r")))
+    assert [row["round"] for row in rows if row["round"].startswith("4")] == ["4", "4 (2)"]

@@ -41,6 +41,16 @@ class RunFolder(ReportFolder):
             DataError: the folder does not hold a run.
         """
         if not (path / RECIPE_JSON).is_file():
+            if (path / STUDY_JSON).is_file():
+                raise DataError(
+                    f"{path} is a study, not a run: its runs lie in {path / 'runs'}; `kezuri report` takes "
+                    f"the study, and `kezuri study` as it was called goes on with it"
+                )
+            if (path / MASK_STUDY_JSON).is_file():
+                raise DataError(
+                    f"{path} is a study of mask searches, not a run: `kezuri report` takes it, and "
+                    f"`kezuri study-masks` as it was called goes on with it"
+                )
             raise DataError(f"{path} is not a run (it has no {RECIPE_JSON})")
         return cls(path)
 

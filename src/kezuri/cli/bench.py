@@ -2,9 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from kezuri.measure.latency import Comparison
+    from kezuri.report.grid import Grid
 
 
 def bench(
@@ -22,15 +26,14 @@ def bench(
 ) -> None:
     """Times models against each other, call by call; a run stands for its two models."""
     from rich.console import Console
-    from rich.table import Table
 
     from kezuri.core.errors import UsageError
     from kezuri.core.measurement import runtime_title
     from kezuri.measure.latency import compare_latency
-    from kezuri.report.numbers import milliseconds, size
+    from kezuri.report.grid import show
     from kezuri.runtime.runner import file_runner
 
-    if threads != "all" and not threads.isdigit():
+    if threads != "all" and not (threads.isascii() and threads.isdigit()):
         raise UsageError(f"--threads is a number, or all; got {threads!r}")
     files = _files(models)
     runtime = runtime or _runtime(models)
@@ -44,23 +47,41 @@ def bench(
         raise UsageError(f"models that take different images cannot be compared: {sorted(map(str, shapes))}")
     shape = shapes.pop()
     raced = compare_latency(sessions, shape, batch=batch, budget_seconds=seconds)
-    table = Table(
-        title=f"{runtime_title(runtime)}, batch {batch}, {threads} thread(s)", title_justify="left", box=None
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{runtime_title(runtime)}, batch {batch}, {threads} thread(s)")
+    show(table_of(raced, files), console)
+
+
+def table_of(raced: "Comparison", files: dict[str, Path]) -> "Grid":
+    """One line a model; what fits least is left out first, never the names."""
+    from kezuri.report.grid import Cell, Column, Grid
+    from kezuri.report.numbers import milliseconds, size
+
+    columns = (
+        Column("model", "model", align="left"),
+        Column("latency", "ms a call"),
+        Column("latency_spread", "p10–p90", spare=2),
+        Column("speed", "speed"),
+        Column("speed_spread", "p10–p90", spare=1),
+        Column("size", "file", spare=3),
+        Column("calls", "calls", spare=4),
     )
-    for heading in ("model", "ms a call", "p10–p90", "speed", "p10–p90", "file", "calls"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    rows = []
     for name, path in files.items():
-        ms, speed = raced.latencies[name], raced.speedups[name]
-        table.add_row(
-            name,
-            milliseconds(ms.value),
-            f"{milliseconds(ms.low)}–{milliseconds(ms.high)}",
-            f"{speed.value:.2f}×",
-            f"{speed.low:.2f}–{speed.high:.2f}",
-            size(path.stat().st_size),
-            str(ms.samples),
+        ms, speed, held = raced.latencies[name], raced.speedups[name], path.stat().st_size
+        around = f"{milliseconds(ms.low).removesuffix(' ms')}–{milliseconds(ms.high)}"
+        rows.append(
+            (
+                Cell.word(name),
+                Cell(milliseconds(ms.value), ms.value),
+                Cell(around),
+                Cell(f"{speed.value:.2f}×", speed.value),
+                Cell(f"{speed.low:.2f}–{speed.high:.2f}"),
+                Cell(size(held), held),
+                Cell(str(ms.samples), ms.samples),
+            )
         )
-    Console(soft_wrap=True, highlight=False).print(table)
+    return Grid("", columns, tuple(rows), ("speed: against the first, call by call",))
 
 
 def _runtime(models: list[Path]) -> str:
@@ -91,7 +112,8 @@ def _files(models: list[Path]) -> dict[str, Path]:
     from kezuri.core.errors import CorruptArtifact, DataError
 
     files: dict[str, Path] = {}
-    for model in models:
+    titles = _titles(models)
+    for model in dict.fromkeys(models):
         if model.suffix == ".onnx":
             files[str(model)] = model
             continue
@@ -104,5 +126,17 @@ def _files(models: list[Path]) -> dict[str, Path]:
                 raise CorruptArtifact(f"{path}: {what}; `{again}` makes it again")
             if not path.is_file():
                 raise DataError(f"{model} has no {name} model yet; `{again}` finishes it")
-            files[name if len(models) == 1 else f"{model.name}/{name}"] = path
+            files[name if len(models) == 1 else f"{titles[model]}/{name}"] = path
     return files
+
+
+def _titles(models: list[Path]) -> dict[Path, str]:
+    """The folders' names, with as much of their paths as tells them apart."""
+    parts = {model: model.resolve().parts[1:] for model in models}
+    titles = {}
+    for model, own in parts.items():
+        others = [other for other in parts.values() if other != own]
+        lengths = (n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others))
+        length = next(lengths, len(own))
+        titles[model] = "/".join(own[-length:])
+    return titles

@@ -8,6 +8,7 @@ from kezuri.cli.console import ConsoleListener
 from kezuri.recipe.prepare import prepare
 from kezuri.recipe.recipe import Recipe
 from kezuri.recipe.run import run as run_prepared
+from kezuri.report import numbers
 from kezuri.report.grid import show
 from kezuri.report.reading import RunView
 from kezuri.report.tables import answer_table
@@ -46,7 +47,14 @@ def conclude(folder: RunFolder, listener: ConsoleListener) -> None:
     listener.say(f"answer    {answer['text']}")
     for missed in answer["missed"]:
         listener.say(f"missed    {missed}")
-    listener.say(f"stopped   {answer['stop_why'] or 'no step removes anything'}")
+    if answer.get("floor"):
+        doubt = ": not confirmed on test" if answer["confirmed"] is False and answer["met"] else ""
+        listener.say(f"floor     {answer['floor']}{doubt}")
+    if run.proof is not None:
+        error = numbers.significant(run.proof.value, 2)
+        listener.say(f"proof     cut and masked model differ by {error} at most (relative, every round)")
+    if answer["stop_why"]:
+        listener.say(f"stopped   {answer['stop_why']}")
     listener.say(f"model     {folder.model('final') / 'model.onnx'}")
     listener.say(f"report    {page}")
     here, runs = (shlex.quote(str(path)) for path in (folder.path, folder.path.parent))

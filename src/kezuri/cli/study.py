@@ -33,6 +33,9 @@ def study(
         str | None, typer.Option(help="The study's folder in --runs (default: study-DATA).")
     ] = None,
     runs: Runs = Path("runs"),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Runs at once, of one thread each; latencies are less sure then.")
+    ] = 1,
     device: Device = "auto",
     threads: Threads = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -41,7 +44,8 @@ def study(
     """Distils, quantizes and prunes a small network, alone and in every order, over several seeds.
 
     One table of accuracy, size, efficiency and latency, and what it says about the usual claims. The same
-    command goes on after a stop; finished runs are kept.
+    command goes on after a stop, in several processes at once if need be; finished runs are kept, and more
+    methods or seeds are added to them.
     """
     from rich.console import Console
 
@@ -49,9 +53,10 @@ def study(
     from kezuri.core.errors import KezuriError, UsageError
     from kezuri.recipe.study import METHODS, Plan
     from kezuri.recipe.studying import run_study
-    from kezuri.report.findings import findings_table
+    from kezuri.report.findings import findings_table, headline
     from kezuri.report.grid import show
-    from kezuri.report.study import StudyView, refusals_table, study_table
+    from kezuri.report.study import StudyView
+    from kezuri.report.study_tables import refusals_table, study_data, study_table
     from kezuri.report.write import write_study
 
     if csv and json:
@@ -71,16 +76,25 @@ def study(
     home = runs / (name or f"study-{folder_name(data)}")
     listener = ConsoleListener(Console(stderr=True, soft_wrap=True, highlight=False) if csv or json else None)
     listener.say(f"study folder {home}")
-    folder = run_study(plan, home, data_root=data_root, device=device, listener=listener, threads=threads)
+    folder = run_study(
+        plan,
+        home,
+        data_root=data_root,
+        device=device,
+        workers=workers,
+        threads=threads,
+        listener=listener,
+    )
     page = write_study(folder.path)
     view = StudyView.read(folder.path)
     if csv or json:
-        print(study_table(view).csv() if csv else study_table(view).json(), end="")
+        print(study_data(view).csv() if csv else study_data(view).json(), end="")
     else:
         for table in (study_table(view), refusals_table(view), findings_table(view)):
-            listener.say("")
-            show(table, listener.console)
-        listener.say(f"\nreport    {page}")
+            if table.rows:
+                listener.say("")
+                show(table, listener.console)
+        listener.say(f"\n{headline(view)}\nreport    {page}")
     if view.failed:
         raise KezuriError(
             f"{len(view.failed)} runs failed; the same command tries them again: {view.failed[0]}"

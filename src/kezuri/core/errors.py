@@ -5,7 +5,8 @@ KezuriError               1
 │   ├── RecipeError          a recipe, or a value in it
 │   │   └── UnknownName      a name that no registry holds
 │   ├── ModelError           a model cannot be built, or does not fit its data
-│   └── GoalUnreachable      no model can meet this goal
+│   ├── GoalUnreachable      no model can meet this goal
+│   └── InUse                another process works in this folder
 ├── DataError             3  data is missing, corrupt, or not what it was said to be
 │   └── CorruptArtifact      a file of a run is damaged or was tampered with
 ├── ResourceError         4  disk or memory ran out
@@ -53,6 +54,10 @@ class NotFollowed(ModelError):
 
 class GoalUnreachable(UsageError):
     """No model can meet this goal."""
+
+
+class InUse(UsageError):
+    """Another process works in this folder."""
 
 
 class DataError(KezuriError):

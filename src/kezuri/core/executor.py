@@ -21,6 +21,9 @@ Result = TypeVar("Result")
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 """What keeps a worker to one core; read when torch or NumPy is first imported."""
 
+LEAVING = 5.0
+"""Seconds that a worker without work may take to leave; libraries in it clean up after themselves."""
+
 _environment = threading.Lock()
 _workers: "set[_Worker]" = set()
 
@@ -152,8 +155,12 @@ class _Pool:
         return nullcontext(self)
 
     def end(self) -> None:
-        """Ends the workers, whatever they do."""
-        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+        """Ends the workers, whatever they do; those that wait leave by themselves, and tidy up."""
+        for worker, _ in self._busy.values():
+            worker.end()
+        for worker in self._idle:
+            worker.dismiss()
+        for worker in self._idle:
             worker.end()
         self._idle.clear()
         self._busy.clear()
@@ -200,10 +207,16 @@ class _Worker:
             raise value
         return value
 
+    def dismiss(self) -> None:
+        """Tells a worker that waits for work that there is none any more."""
+        self.pipe.close()
+
     def end(self) -> None:
         if self not in _workers:
             return
         _workers.discard(self)
+        if self.pipe.closed:
+            self._process.join(LEAVING)
         self._process.kill()
         self._process.join()
         self._process.close()

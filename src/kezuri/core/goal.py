@@ -6,6 +6,9 @@ from typing import Literal
 from kezuri.core.errors import GoalUnreachable, UsageError
 from kezuri.core.measurement import runtime_title
 
+LAX = -0.5
+"""An allowed change at or below this holds nothing: studies ask for it, to see what a method costs."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -46,6 +49,11 @@ class Goal:
             if ceiling is not None and ceiling <= 0:
                 raise UsageError(f"the ceiling on {name} must be above 0, got {ceiling}")
 
+    @property
+    def holds_accuracy(self) -> bool:
+        """Whether there is a floor worth the name."""
+        return self.accuracy > LAX
+
     def floor(self, start: float) -> float:
         """The lowest accuracy allowed for a model that started at accuracy `start` (fractions).
 
@@ -61,10 +69,17 @@ class Goal:
             )
         return self.accuracy
 
+    def relation(self, accuracy: float, floor: float) -> str:
+        """How an accuracy stands to the floor, in words; nothing where the goal holds none."""
+        if not self.holds_accuracy:
+            return ""
+        return f" {'keeps' if accuracy >= floor else 'is below'} the floor {floor:.2%}"
+
     def __str__(self) -> str:
         drop = f"{-self.accuracy * 100:g}"
         lost = f"accuracy drop ≤ {drop} {'point' if drop == '1' else 'points'}"
-        parts = [f"accuracy ≥ {self.accuracy:.2%}" if self.accuracy > 0 else lost]
+        held = f"accuracy ≥ {self.accuracy:.2%}" if self.accuracy > 0 else lost
+        parts = [held if self.holds_accuracy else "any accuracy"]
         if self.params is not None:
             parts.append(f"params ≤ {self.params:.0%}")
         if self.size is not None:

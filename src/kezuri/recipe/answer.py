@@ -5,9 +5,14 @@ from typing import Any
 
 from kezuri.core.goal import Goal
 from kezuri.core.measurement import Measurement
+from kezuri.core.ratios import Better, change, times
 
 MASKED_ONLY = 0.98
 """A file at least so large, as a fraction of the dense one's, holds the same numbers, some of them zero."""
+
+
+TOLD = 0.005
+"""Parameters and MACs that differ by less, as folding a norm makes them, count as the same."""
 
 
 def answer(goal: Goal, measurements: Sequence[Measurement], stop: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,38 +27,76 @@ def answer(goal: Goal, measurements: Sequence[Measurement], stop: Mapping[str, A
         stop: why the last loop ended: `kind`, `why`, and what of its budget was `missed`.
 
     Returns:
-        `question`, `text` (a sentence), `met` (whether the goal holds), `missed` (what does not, in words),
-        `stop`, `stop_why`.
+        `question`, `text` (a sentence), `met` (whether the goal holds, on the validation images), `missed`
+        (what does not, in words), `confirmed` (whether the floor holds on the test images as well; None where
+        nothing tells), `floor` (both in words; empty for a goal that holds no accuracy), `stop`, `stop_why`.
     """
     found = _Found(measurements)
     missed = [*_missed(goal, found), *stop.get("missed", ())]
     split = "test" if found.has("accuracy", split="test") else "validation"
-    dense, final = (found.value("accuracy", model, split=split) for model in ("dense", "final"))
-    text = f"{_gained(found)}, at {final:.2%} {split} accuracy ({(final - dense) * 100:+.2f} points)"
+    right = found.value("accuracy", "final", split=split)
     return {
         "question": str(goal),
-        "text": text,
+        "text": f"{_gained(found)} at {right:.2%} {split} accuracy ({found.points(split)} points)",
         "met": not missed,
         "missed": missed,
+        "confirmed": _confirmed(goal, found),
+        "floor": _kept(goal, found),
         "stop": stop.get("kind"),
         "stop_why": stop.get("why"),
     }
 
 
+def _confirmed(goal: Goal, found: "_Found") -> bool | None:
+    """Whether the test images agree that the floor is kept."""
+    if not goal.holds_accuracy or not found.has("accuracy", split="test"):
+        return None
+    return found.value("accuracy", "final", split="test") >= _least(goal, found, "test") - 1e-9
+
+
+def _kept(goal: Goal, found: "_Found") -> str:
+    """Where the floor holds: on the images that everything was chosen by, and on those nobody chose by."""
+    if not goal.holds_accuracy:
+        return ""
+    held = found.value("accuracy", "final", split="validation") >= _least(goal, found, "validation") - 1e-9
+    by = f"the {found.samples('validation'):,} validation images it chose by ({found.points('validation')})"
+    start = f"{'kept' if held else 'missed'} on {by}"
+    if not found.has("accuracy", split="test"):
+        return f"{start}; there are no test images to confirm it"
+    return f"{start}; on the {found.samples('test'):,} test images {found.points('test')} points"
+
+
+def _least(goal: Goal, found: "_Found", split: str) -> float:
+    """The lowest accuracy that the goal allows on these images."""
+    return goal.accuracy + (found.value("accuracy", "dense", split=split) if goal.accuracy <= 0 else 0.0)
+
+
 def _gained(found: "_Found") -> str:
     """What is smaller and faster. Zeros alone change neither the file nor the time, only the packed file."""
-    gained = (
-        f"{found.share('params'):.1%} of the parameters, {found.share('macs'):.1%} of the MACs, "
-        f"{1 / found.share('size', format='onnx'):.1f}× smaller and "
-        f"{1 / found.share('latency', threads=1):.1f}× faster on one thread"
-    )
+    changed = [
+        f"{found.share(metric):.1%} of the {name}"
+        for metric, name in (("params", "parameters"), ("macs", "MACs"))
+        if abs(found.share(metric) - 1) >= TOLD
+    ]
+    file = f"file {_change(1 / found.share('size', format='onnx'), 'smaller')}"
+    speed = f"{_change(1 / found.share('latency', threads=1), 'faster')} on one thread"
     if not found.has("sparsity", model="final", of="weights"):
-        return gained
+        return _sentence([*changed, file, speed])
     zeros = f"{found.value('sparsity', 'final', of='weights'):.1%} of the weights zero"
-    if found.share("params") < 1 or found.share("size", format="onnx") < MASKED_ONLY:
-        return f"{zeros}, {gained}"
-    packed = 1 / found.share("size", format="onnx.xz")
-    return f"{zeros}, {packed:.1f}× smaller when compressed (xz)"
+    if changed or found.share("size", format="onnx") < MASKED_ONLY:
+        return _sentence([zeros, *changed, file, speed])
+    packed = f"{times(1 / found.share('size', format='onnx.xz'))} smaller when compressed (xz)"
+    return _sentence([zeros, packed])
+
+
+def _change(ratio: float, better: Better) -> str:
+    told = change(ratio, better)
+    return told if told != "the same" else "as large" if better == "smaller" else "as fast"
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = ", ".join(parts)
+    return text[0].upper() + text[1:]
 
 
 class _Found:
@@ -73,6 +116,15 @@ class _Found:
     def value(self, metric: str, model: str, **conditions: object) -> float:
         return self._matching(metric, model=model, **conditions)[0].value
 
+    def samples(self, split: str) -> int:
+        """How many images of this part the accuracy rests on."""
+        return self._matching("accuracy", model="final", split=split)[0].samples
+
+    def points(self, split: str) -> str:
+        """What the accuracy on this part changed by, with its sign."""
+        dense, final = (self.value("accuracy", model, split=split) for model in ("dense", "final"))
+        return f"{(final - dense) * 100:+.2f}".replace("-", "−")
+
     def share(self, metric: str, **conditions: object) -> float:
         """The final model's value as a fraction of the dense one's."""
         return self.value(metric, "final", **conditions) / self.value(metric, "dense", **conditions)
@@ -80,9 +132,9 @@ class _Found:
 
 def _missed(goal: Goal, found: _Found) -> list[str]:
     missed = []
-    dense, final = (found.value("accuracy", model, split="validation") for model in ("dense", "final"))
-    if final < goal.floor(dense) - 1e-9:
-        missed.append(f"validation accuracy is {final:.2%}, the floor {goal.floor(dense):.2%}")
+    final, least = found.value("accuracy", "final", split="validation"), _least(goal, found, "validation")
+    if final < least - 1e-9:
+        missed.append(f"validation accuracy is {final:.2%}, the floor {least:.2%}")
     if goal.params is not None and found.share("params") > goal.params:
         missed.append(
             f"{found.share('params'):.1%} of the parameters are left, asked were at most {goal.params:.1%}"

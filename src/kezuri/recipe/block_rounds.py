@@ -71,7 +71,8 @@ class BlockRounds:
         """
         before = self._baseline()
         floor = self.goal.floor(before["accuracy"])
-        stop = BlockStop("rounds", f"all {self.plan.rounds} rounds are done and the floor holds")
+        held = " and the floor holds" if self.goal.holds_accuracy else ""
+        stop = BlockStop("rounds", f"all {self.plan.rounds} rounds are done{held}")
         for turn in range(1, self.plan.rounds + 1):
             number = before["earlier"] + turn
             name = f"{self.stage}.round-{number}"
@@ -145,7 +146,7 @@ class BlockRounds:
         why = f"without {', '.join(shorter.names)} validation accuracy {accuracy:.2%}"
         return {
             "verdict": "accepted" if accepted else "rolled back",
-            "why": f"{why} {'keeps' if accepted else 'is below'} the floor {floor:.2%}",
+            "why": f"{why}{self.goal.relation(accuracy, floor)}",
             "dropped": list(shorter.names),
             "accuracy": accuracy,
             "layers": self._layers(shorter.state),

@@ -23,6 +23,7 @@ from kezuri.recipe.foresight import (
 )
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.run import resources_of
+from kezuri.recipe.sample_size import doubts
 
 _SECONDS_TO_FINISH = 30.0  # export, parity and latency of two models
 
@@ -94,7 +95,7 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
         disk,
         count,
         count_macs(prepared.model, prepared.data.image_shape) if trace else None,
-        warnings_of(prepared, resources),
+        [*warnings_of(prepared, resources), *doubts(prepared)],
     )
 
 

@@ -13,7 +13,7 @@ from kezuri.core.goal import Goal
 from kezuri.data import Data, from_dataset
 from kezuri.recipe.listener import Listener
 from kezuri.recipe.prepare import IN_MEMORY, prepare
-from kezuri.recipe.recipe import DataChoice, ModelChoice, Recipe
+from kezuri.recipe.recipe import SHARES, DataChoice, ModelChoice, Recipe
 from kezuri.recipe.run import run, stages_of
 from kezuri.recipe.step import Step
 from kezuri.recipe.steps.pcas import PcasLoop
@@ -61,7 +61,8 @@ def compress(
         seed: decides everything random.
         settings: knobs of the PCAS loop, and of the run: `runs` (folder), `device`, `threads`, `listener`,
             `data_root`, `weights`, `options` (of the model's function), `validation` and
-            `validation_from` (for data by name or folder).
+            `validation_from` (for data by name or folder: a tenth of the training images, or half of the
+            test images, where no number is given).
 
     Raises:
         KezuriError: see `kezuri.core.errors`; the run can be resumed by the same call.
@@ -108,18 +109,18 @@ _RUN: dict[str, Any] = {
     "data_root": None,
     "weights": None,
     "options": {},
-    "validation": 0.1,
+    "validation": None,
     "validation_from": "train",
 }
 
 
-def _data(data: object, validation: float) -> Data | None:
+def _data(data: object, validation: int | float | None) -> Data | None:
     if isinstance(data, Data):
         return data
     if isinstance(data, str | Path):
         return None
     if isinstance(data, Dataset):
-        return from_dataset(data, validation=validation)
+        return from_dataset(data, validation=validation or SHARES["train"])
     raise UsageError(
         f"data is a Data, a torch Dataset, a known name or a folder of images; got {type(data).__name__}"
     )

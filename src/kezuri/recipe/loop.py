@@ -101,7 +101,8 @@ class Loop:
                 share = f"{shrunk:.1%} smaller, less than {self.plan.saturation:.0%}"
                 return Stop("saturation", f"round {round_} made the model only {share}")
         done = f"all {self.plan.schedule.rounds} rounds are done"
-        return Stop("rounds", f"{done} and the floor holds: more rounds may shave further")
+        held = " and the floor holds" if self.goal.holds_accuracy else ""
+        return Stop("rounds", f"{done}{held}: more rounds may shave further")
 
     def _missed(self) -> list[str]:
         """How far from the budget the best model is."""
@@ -180,11 +181,10 @@ class Loop:
         )
         self._pace = next(m.value for m in outcome.measurements if m.metric == "seconds")
         accepted = outcome.accuracy >= floor
-        relation = "keeps" if accepted else "is below"
         record = {
             **place,
             "verdict": "accepted" if accepted else "rolled back",
-            "why": f"validation accuracy {outcome.accuracy:.2%} {relation} the floor {floor:.2%}",
+            "why": f"validation accuracy {outcome.accuracy:.2%}{self.goal.relation(outcome.accuracy, floor)}",
             "accuracy": outcome.accuracy,
             "size": outcome.size,
             "latency": outcome.latency,

@@ -23,6 +23,7 @@ from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.mask_cell import Work, dense_model, is_done, judged, space_of, study_data, training_of
 from kezuri.recipe.mask_study import ALL, MaskCell, MaskPlan, dense_digest, mask_cells
 from kezuri.recipe.prepare import find_weights
+from kezuri.recipe.study_time import spell
 from kezuri.runtime.runner import thread_count
 from kezuri.train import evaluate, fit
 
@@ -145,7 +146,7 @@ class _Study:
             ahead = (time.monotonic() - began) / number * (len(left) - number)
             self.listener.say(
                 f"{done + number:>5}/{len(self.cells)}  {cell.searcher}, {cell.sparsity * 100:g} %, draw "
-                f"{cell.draw}: {told}" + (f"; about {_spell(ahead)} left" if number < len(left) else "")
+                f"{cell.draw}: {told}" + (f"; about {spell(ahead)} left" if number < len(left) else "")
             )
 
     def _told(self, cell: MaskCell) -> str:
@@ -159,8 +160,3 @@ class _Study:
     def _note(self) -> None:
         cells = [{**plain(cell), "reason": self.reasons.get(cell.folder)} for cell in self.cells]
         write_json(self.home.record, {**self.known, "cells": cells})
-
-
-def _spell(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"

@@ -18,7 +18,7 @@ from kezuri.data import Data, load_data
 from kezuri.model.load import ModelSpec, check_fits, load_model
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.parts import parts_in
-from kezuri.recipe.recipe import Recipe
+from kezuri.recipe.recipe import SHARES, Recipe
 from kezuri.runtime.runner import file_runner
 from kezuri.train import choose_device
 
@@ -218,7 +218,7 @@ def _load(recipe: Recipe, root: Path | None) -> Data:
     return load_data(
         choice.use,
         root=root,
-        validation=choice.validation,
+        validation=choice.validation or SHARES[choice.validation_from],
         validation_from=choice.validation_from,
         seed=choice.split_seed,
         normalize=normalize,

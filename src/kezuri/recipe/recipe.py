@@ -32,13 +32,18 @@ class Normalize:
             raise UsageError(f"every std must be above 0, got {list(self.std)}")
 
 
+SHARES = {"train": 0.1, "test": 0.5}
+"""The fraction that is held out where no number is given, by where it is taken from."""
+
+
 @dataclass(frozen=True)
 class DataChoice:
     """Which data: a known name or a folder of images.
 
     Attributes:
         use: the reference.
-        validation: how many training images are held out to choose by: a count, or a fraction below 1.
+        validation: how many images are held out to choose by: a count, or a fraction below 1; None for a
+            tenth of the training images, or half of the test images where they are taken from those.
         validation_from: `train`; or `test`, for a model that was trained on all training images already, so
             that the floor is not kept on images it has memorised. The other test images stay for the test.
         split_seed: draws the validation images; its own seed, so that runs with other seeds stay comparable.
@@ -46,12 +51,15 @@ class DataChoice:
     """
 
     use: str
-    validation: int | float = 0.1
+    validation: int | float | None = None
     validation_from: Literal["train", "test"] = "train"
     split_seed: int = 0
     normalize: Normalize | None = None
 
     def __post_init__(self) -> None:
+        if self.validation is None:
+            object.__setattr__(self, "validation", SHARES[self.validation_from])
+        assert self.validation is not None
         most = 1 if isinstance(self.validation, float) else math.inf
         if not 0 < self.validation < most:
             raise UsageError(

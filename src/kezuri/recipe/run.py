@@ -1,7 +1,6 @@
 """Runs a recipe: a folder comes out that holds the models, every measurement and how it was made."""
 
 import copy
-import fcntl
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 
 from kezuri.artifact.atomic import explain, read_json, write_bytes, write_json
 from kezuri.artifact.folder import RunFolder
+from kezuri.artifact.lock import locked
 from kezuri.artifact.manifest import Manifest, environment, now
 from kezuri.core.errors import CorruptArtifact, Interrupted, KezuriError, ResourceError, UsageError
 from kezuri.model.channels import DEFAULT
@@ -28,6 +28,7 @@ from kezuri.recipe.foresight import foresee, warnings_of
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.prepare import Prepared, describe, prepare
 from kezuri.recipe.recipe import Recipe, recipe_from_json
+from kezuri.recipe.sample_size import doubts
 from kezuri.recipe.stages import Stages
 from kezuri.recipe.step import ModelState, Resources
 from kezuri.runtime.runner import thread_count
@@ -72,7 +73,7 @@ def _run_in(
     threads: int | None = None,
 ) -> RunFolder:
     manifest = Manifest(folder)
-    with _locked(folder):
+    with locked(folder.path):
         begun = manifest.read()
         if begun.get("status") == "finished":
             damaged = manifest.damaged()
@@ -134,7 +135,7 @@ def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
     state = ModelState(copy.deepcopy(prepared.model).to(prepared.device))
     if not folder.stages.exists():
         foresee(prepared, resources)
-    for warning in warnings_of(prepared, resources):
+    for warning in [*warnings_of(prepared, resources), *doubts(prepared)]:
         listener.warn(warning)
     for number, step in enumerate(prepared.recipe.steps, start=1):
         if step.compresses and resources.dense is None:
@@ -202,22 +203,6 @@ def _quantization(state: ModelState) -> tuple[str, Mapping[str, Any]] | None:
         return None
     assert isinstance(state.model, Program)
     return quantization_of(Quantizable(state.model, (), (), state.quantization))
-
-
-@contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    """Keeps a second process out of the folder; the lock dies with its process."""
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        file = (folder.path / ".lock").open("w")
-    except OSError as error:
-        raise explain(error, folder.path) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{folder.path} is being worked on by another process") from error
-        yield
 
 
 @contextmanager

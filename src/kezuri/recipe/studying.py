@@ -1,40 +1,29 @@
 """Runs a study: every cell that is not finished, each an ordinary run in its own folder."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from torch import nn
 
-from kezuri.artifact.atomic import write_bytes, write_json
 from kezuri.artifact.folder import RunFolder, StudyFolder
 from kezuri.artifact.journal import Journal
 from kezuri.artifact.manifest import Manifest
-from kezuri.core.errors import Interrupted, KezuriError, ResourceError, UsageError
-from kezuri.data import Data, load_data
+from kezuri.core.errors import Interrupted
+from kezuri.core.executor import Executor, Inline, Processes
+from kezuri.data import Data
 from kezuri.model.load import load_model
-from kezuri.recipe.build import plain
 from kezuri.recipe.listener import Listener, SilentListener
-from kezuri.recipe.prepare import prepare
-from kezuri.recipe.recipe import recipe_from_json
-from kezuri.recipe.run import run
-from kezuri.recipe.study import Cell, Layers, Plan, cells
+from kezuri.recipe.mask_cell import study_data
+from kezuri.recipe.mask_studying import STOPPED
+from kezuri.recipe.study import Cell, Layers, Plan
+from kezuri.recipe.study_cell import IN_USE, Outcome, Work
+from kezuri.recipe.study_record import StudyRecord
+from kezuri.recipe.study_time import Clock
+from kezuri.train.device import choose_device
 
-
-@dataclass
-class _Entry:
-    """What became of a cell, as the study's file has it."""
-
-    cell: Cell
-    status: str = "not started"
-    run: str | None = None
-    reason: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        kept = {name: getattr(self.cell, name) for name in ("name", "method", "seed", "epochs")}
-        return {**kept, "status": self.status, "run": self.run, "reason": self.reason}
+LOOK_AGAIN = 1.0
+"""Seconds until a cell that another process is at is looked at again."""
 
 
 def run_study(
@@ -44,12 +33,15 @@ def run_study(
     data: Data | None = None,
     data_root: Path | None = None,
     device: str = "auto",
-    listener: Listener | None = None,
+    workers: int = 1,
     threads: int | None = None,
+    listener: Listener | None = None,
 ) -> StudyFolder:
     """Runs what is not finished of a study; the same call goes on where an earlier one stopped.
 
-    A cell that cannot be done is refused with the reason, and one that fails is noted; the others go on.
+    A cell that cannot be done is refused with the reason, and one that fails is noted; the others go on. More
+    methods or seeds add to what the folder holds. Several processes may work on one study: what one is at,
+    the others come back to.
 
     Args:
         plan: what is studied.
@@ -57,19 +49,42 @@ def run_study(
         data: takes the place of the plan's data.
         data_root: the folder data sets lie in.
         device: `auto`, `cpu`, `cuda`, …
+        workers: how many cells are done at once; more than one are processes of one thread each, beside
+            which latencies are less sure.
+        threads: for training in this process.
         listener: hears a sentence a cell, and how trainings go.
-        threads: for training.
 
     Raises:
         DataError: the data is missing or damaged.
-        UsageError: the student cannot be built, or a setting is out of range.
+        UsageError: there is no such device, the student cannot be built, a setting is out of range, or the
+            folder holds a study with other settings.
         Interrupted, ResourceError: the study stopped, and the same call goes on.
     """
-    found = data if data is not None else load_data(plan.data, root=data_root)
+    choose_device(device)
+    executor: Executor = Inline() if workers == 1 else Processes(workers)
+    listener = listener or SilentListener()
+    study_data.cache_clear()  # a folder of images may have changed since
+    found = data if data is not None else study_data(plan.data, data_root)
     student = load_model(plan.student.spec, classes=len(found.classes), image_shape=found.image_shape)
-    study = Study(StudyFolder(folder), cells(plan, layers_of(student)), plan, listener or SilentListener())
-    study.run(found, data_root=data_root, device=device, threads=threads)
-    return study.folder
+    home = StudyFolder(folder)
+    record = StudyRecord(home, layers_of(student))
+    record.begin(plan)
+    alone = workers == 1
+    work = Work(
+        home,
+        data,
+        plan.data,
+        data_root,
+        device,
+        threads=threads if alone else None,
+        listener=listener if alone else None,
+    )
+    study = _Study(record, record.grid(plan), Clock(plan, found, device, workers=workers), listener)
+    try:
+        study.run(work, executor)
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise Interrupted(STOPPED) from error
+    return home
 
 
 def layers_of(model: nn.Module) -> Layers:
@@ -81,98 +96,72 @@ def layers_of(model: nn.Module) -> Layers:
     )
 
 
-class Study:
-    """The cells of a study and what became of them.
+class _Study:
+    """The cells that are asked for, and what is told of them."""
 
-    Args:
-        folder: of the study.
-        grid: its cells, in order.
-        plan: what they were made from.
-        listener: hears what happens.
-    """
+    def __init__(self, record: StudyRecord, cells: Sequence[Cell], clock: Clock, listener: Listener) -> None:
+        self.record, self.cells, self.clock, self.listener = record, cells, clock, listener
+        self.folder = record.folder
+        self.told = 0
 
-    def __init__(self, folder: StudyFolder, grid: Sequence[Cell], plan: Plan, listener: Listener) -> None:
-        self.folder, self.plan, self.listener = folder, plan, listener
-        self.entries = [
-            _Entry(cell, status="not started" if cell.refused is None else "refused", reason=cell.refused)
-            for cell in grid
-        ]
+    def run(self, work: Work, executor: Executor) -> None:
+        """Does what is left: in passes, for cells that wait for others or for another process."""
+        known = self.record.outcomes()
+        done = [cell for cell in self.cells if known[cell.name, cell.seed].status == "finished"]
+        ahead = [cell for cell in self.cells if cell not in done and cell.refused is None]
+        if ahead:
+            has = f", {len(done)} of them done" if done else ""
+            self.listener.say(f"{len(self.cells)} runs{has}; {self.clock.begin(ahead)}")
+        left = list(self.cells)
+        with executor.staying() as pool:
+            while left:
+                left = self._pass(work, pool, left)
 
-    def run(self, data: Data, *, data_root: Path | None, device: str, threads: int | None) -> None:
-        """Does what is left."""
-        self._note()
-        for number, entry in enumerate(self.entries, start=1):
-            if entry.status != "refused":
-                self._do(entry, data, data_root=data_root, device=device, threads=threads)
-                self._note()
-            place, cell = f"{number}/{len(self.entries)}", entry.cell
-            self.listener.say(f"{place:>7}  {cell.name}, seed {cell.seed}: {self._told(entry)}")
+    def _pass(self, work: Work, pool: Executor, left: list[Cell]) -> list[Cell]:
+        """Does the cells whose weights are there; returns those to come back to."""
+        given: list[Cell] = []
+        busy: list[Cell] = []
+        for place, outcome in pool.completed(work, self._ready(left, given)):
+            if outcome.status == IN_USE:
+                busy.append(given[place])
+            else:
+                self._end(given[place], outcome)
+        if given and len(busy) == len(given):
+            time.sleep(LOOK_AGAIN)
+        if not given:
+            for cell in left:
+                self._end(cell, Outcome("failed", reason=self._lacking(cell)))
+            return []
+        return [cell for cell in self.cells if cell in busy or cell in left]
 
-    def _do(
-        self, entry: _Entry, data: Data, *, data_root: Path | None, device: str, threads: int | None
-    ) -> None:
-        cell = entry.cell
-        missing = [name for name in cell.needs if not (self.folder.path / name).is_file()]
-        if missing:
-            whose = " and ".join(Path(name).stem.rpartition("-")[0] for name in missing)
-            entry.status, entry.reason = "failed", f"needs the weights of {whose}, whose training failed"
-            return
-        recipe = recipe_from_json(dict(cell.recipe), f"study, {cell.name}")
-        try:
-            prepared = prepare(recipe, data=data, data_root=data_root, device=device, near=self.folder.path)
-            home = RunFolder(self.folder.runs / prepared.run_name)
-            entry.run = str(home.path.relative_to(self.folder.path))
-            run(
-                prepared,
-                runs=self.folder.runs,
-                listener=_Trainings(self.listener),
-                as_written=yaml.safe_dump(plain(cell.recipe), sort_keys=False),
-                threads=threads,
-            )
-        except Interrupted as error:
-            raise Interrupted("stopped; nothing is lost, the same command goes on") from error
-        except ResourceError:
-            raise
-        except KezuriError as error:
-            begun = entry.run is not None and home.stages.exists()
-            entry.status = "refused" if isinstance(error, UsageError) and not begun else "failed"
-            entry.reason = str(error)
-            return
-        entry.status, entry.reason = "finished", None
-        if cell.weights is not None:
-            weights = home.model("final") / "model.safetensors"
-            write_bytes(self.folder.path / cell.weights, weights.read_bytes())
+    def _ready(self, left: list[Cell], given: list[Cell]) -> Iterator[Cell]:
+        """The cells of `left` whose weights are there, looked for each time there is room for one more."""
+        while (cell := next((one for one in left if not self._missing(one)), None)) is not None:
+            left.remove(cell)
+            given.append(cell)
+            yield cell
 
-    def _told(self, entry: _Entry) -> str:
-        if entry.status != "finished" or entry.run is None:
-            return f"{entry.status}: {entry.reason}"
-        home = RunFolder(self.folder.path / entry.run)
+    def _missing(self, cell: Cell) -> list[str]:
+        return [name for name in cell.needs if not (self.folder.path / name).is_file()]
+
+    def _lacking(self, cell: Cell) -> str:
+        whose = " and ".join(Path(name).stem.rpartition("-")[0] for name in self._missing(cell))
+        return f"needs the weights of {whose}, whose training failed"
+
+    def _end(self, cell: Cell, outcome: Outcome) -> None:
+        self.record.note(cell, outcome)
+        self.told += 1
+        place = f"{self.told}/{len(self.cells)}"
+        ahead = self.clock.done(cell)
+        self.listener.say(f"{place:>7}  {cell.name}, seed {cell.seed}: {self._words(outcome)}{ahead}")
+
+    def _words(self, outcome: Outcome) -> str:
+        if outcome.status != "finished" or outcome.run is None:
+            return f"{outcome.status}: {outcome.reason}"
+        home = RunFolder(self.folder.path / outcome.run)
         rows = [m for m in Journal(home.measurements).read() if m.conditions.get("model") == "final"]
         right = {m.conditions["split"]: m.value for m in rows if m.metric == "accuracy"}
         size = next(m.value for m in rows if m.metric == "size" and m.conditions["format"] == "onnx")
         split = "test" if "test" in right else "validation"
         seconds = Manifest(home).read().get("seconds", 0.0)
         return f"{right[split]:.2%} {split} accuracy, {size / 1e3:.1f} kB, {seconds:.0f} s"
-
-    def _note(self) -> None:
-        rows: Iterable[Mapping[str, Any]] = [entry.to_json() for entry in self.entries]
-        write_json(self.folder.record, {"plan": plain(self.plan), "cells": list(rows)})
-
-
-@dataclass
-class _Trainings(SilentListener):
-    """Passes on how trainings go; what a single run says is in its folder."""
-
-    listener: Listener
-
-    def start(self, task: str, *, total: int, done: int) -> None:
-        """A training begins."""
-        self.listener.start(task, total=total, done=done)
-
-    def advance(self, steps: int, figures: Mapping[str, float]) -> None:
-        """Some steps were made."""
-        self.listener.advance(steps, figures)
-
-    def done(self) -> None:
-        """The training ended."""
-        self.listener.done()

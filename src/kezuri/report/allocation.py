@@ -58,14 +58,16 @@ def allocation_chart(content: Mapping[str, Any]) -> Chart:
         for kind, point in points
     ]
     shown = [kind for kind in LOOKS if any(row["kind"] == kind for row in rows)]
-    x = alt.X("cost:Q", title=title, scale=_scale(rows), axis=alt.Axis(tickCount=7, grid=False, format="~g"))
+    x = alt.X(
+        "cost:Q", title=title, scale=_scale(rows), axis=alt.Axis(tickCount=7, grid=False, format=",.6~r")
+    )
     y = alt.Y(
         "loss:Q",
         title="loss increase (thousandths of a nat)" if small else "loss increase (nats)",
         scale=alt.Scale(nice=False, padding=14)
         if small
         else alt.Scale(type="symlog", constant=LINEAR, nice=False, padding=14),
-        axis=alt.Axis(tickCount=6) if small else alt.Axis(values=list(TICKS), format="~g"),
+        axis=alt.Axis(tickCount=6) if small else alt.Axis(values=list(TICKS), format=",.6~r"),
     )
     panel = alt.layer(*_layers(rows, shown, x, y)).properties(width=WIDTH, height=HEIGHT)
     return titled(panel, _finding(content), WORDS)
@@ -77,7 +79,7 @@ def _layers(rows: Sequence[dict[str, Any]], shown: Sequence[str], x: alt.X, y: a
     tip = [
         alt.Tooltip("kind:N"),
         alt.Tooltip("name:N"),
-        alt.Tooltip("cost:Q", format=".3~g"),
+        alt.Tooltip("cost:Q", format=",.3~r"),
         alt.Tooltip("loss_words:N", title="loss increase"),
     ]
     chart = over(rows)

@@ -10,7 +10,8 @@ from kezuri.report.compare import Spread
 from kezuri.report.grid import Cell, Column, Grid
 from kezuri.report.study import BASE, Row, StudyView
 
-Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
+Verdict = Literal["holds", "does not hold", "undecided", "not measured yet", "not measured"]
+UNTOLD = ("not measured yet", "not measured")
 
 QUARTER = (0.20, 0.30)
 """What counts as about a quarter."""
@@ -37,6 +38,29 @@ def findings(study: StudyView) -> list[Finding]:
     return [find(study) for find in made]
 
 
+def headline(study: StudyView) -> str:
+    """What the study says, in a sentence."""
+    if study.unfinished:
+        return f"{study.done} of {study.asked} runs are done"
+    told = [one for one in findings(study) if one.verdict not in UNTOLD]
+    if len(told) > 1:
+        held = sum(one.verdict == "holds" for one in told)
+        return f"{held} of {len(told)} claims {'holds' if held == 1 else 'hold'} on {study.plan['data']}"
+    return best_words(study, "size") or f"Nothing was measured on {study.plan['data']}"
+
+
+def best_words(study: StudyView, cost: Literal["size", "latency"]) -> str:
+    """Which row is the smallest, or the fastest, of those that lose little; empty where none is known."""
+    best, reference = _smallest(study) if cost == "size" else _fastest(study), study.reference
+    if best is None or reference is None:
+        return ""
+    spent = best.of(cost)
+    amount = (numbers.size if cost == "size" else numbers.milliseconds)(spent.value if spent else None)
+    which = "Smallest" if cost == "size" else "Fastest"
+    against = f"{which} that loses at most {_points(LOST)} against {reference.name}"
+    return f"{against}: {best.name}, {amount} at {_change(best, reference)}"
+
+
 def findings_table(study: StudyView) -> Grid:
     """The claims as a table."""
     columns = (
@@ -57,7 +81,7 @@ def _quarter(study: StudyView) -> Finding:
     claim = "8 bits take about a quarter of the size"
     base, found = study.row(BASE), [row for name in ("ptq", "qat") if (row := study.row(name))]
     if base is None or not found:
-        return Finding(claim, "not measured", f"needs the rows {BASE} and ptq or qat")
+        return _unmeasured(study, claim, ("ptq", "qat"), f"needs the rows {BASE} and ptq or qat")
     shares = [_size(row) / _size(base) for row in found]
     told = ", ".join(
         f"{row.name} {numbers.percent(share, 1)} of {numbers.size(_size(base))} at {_change(row, base)}"
@@ -72,7 +96,7 @@ def _assistant(study: StudyView) -> Finding:
     rows = [study.row(name) for name in ("distilled-assistant", "distilled", BASE, "teacher")]
     assisted, taught, base, teacher = rows
     if assisted is None or taught is None or base is None or teacher is None:
-        return Finding(claim, "not measured", "needs the methods distill and assistant")
+        return _unmeasured(study, claim, ("distill", "assistant"), "needs the methods distill and assistant")
     longer, alone = study.row("distilled-assistant-longer"), study.row("student-longer")
     parts = [
         f"gap: the teacher has {numbers.times(_ratio(teacher, base, 'macs'))} the MACs, "
@@ -92,7 +116,7 @@ def _convolutions(study: StudyView) -> Finding:
     claim = "cutting channels of convolutions layer by layer beats cutting those of dense layers"
     conv, dense = (study.row(f"prune-local-structured-{kind}") for kind in ("conv", "dense"))
     if conv is None or dense is None:
-        return Finding(claim, "not measured", "needs both rows prune-local-structured-…")
+        return _unmeasured(study, claim, ("prune",), "needs both rows prune-local-structured-…")
     better, share = _compare(conv, dense), _size(conv) / _size(dense)
     smaller = 1 if share < SMALLER else -1 if share > 1 / SMALLER else 0
     told = ", ".join(f"{row.name} {_accuracy(row)} at {numbers.size(_size(row))}" for row in (conv, dense))
@@ -103,24 +127,60 @@ def _convolutions(study: StudyView) -> Finding:
 
 def _chain(study: StudyView) -> Finding:
     claim = "a chain of all three compresses most without losing accuracy"
-    base = study.row(BASE)
+    base, reference, smallest = study.row(BASE), study.reference, _smallest(study)
     chains = [row for row in study.rows if row.method == "chain" and row.condition is not None]
-    if base is None or not chains:
-        return Finding(claim, "not measured", "needs the method chain")
-    able = [row for row in study.rows if row.condition is not None and row.method != "teacher"]
-    keeping = [row for row in able if _mean(row) >= _mean(base) - LOST]
-    least = min(map(_size, keeping))
-    smallest = max((row for row in keeping if _size(row) * SMALLER <= least), key=_mean)
+    if base is None or reference is None or not chains:
+        return _unmeasured(study, claim, ("chain",), "needs the method chain")
+    able, keeping = _able(study), _keeping(study)
     first = study.row("distill-prune-quantize") or chains[0]
-    told = (
-        f"{len(keeping)} of {len(able)} rows lose at most {numbers.points(LOST).lstrip('+')} against {BASE}; "
-        f"the smallest of them is {smallest.name}, {numbers.times(_size(base) / _size(smallest))} smaller at "
-        f"{_change(smallest, base)}"
-    )
-    if first is not smallest:
-        smaller = numbers.times(_size(base) / _size(first))
-        told += f"; {first.name} is {smaller} smaller at {_change(first, base)}"
+    told = f"{len(keeping)} of {len(able)} rows lose at most {_points(LOST)} against {reference.name}"
+    if smallest is not None:
+        told += f"; the smallest of them is {smallest.name}, {_against(smallest, base, reference)}"
+    named = [max(chains, key=_mean), first]
+    for row in dict.fromkeys(one.name for one in named if smallest is None or one.name != smallest.name):
+        chain = study.row(row)
+        assert chain is not None
+        told += f"; {row} is {_against(chain, base, reference)}"
     return Finding(claim, "holds" if smallest in chains else "does not hold", told)
+
+
+def _against(row: Row, base: Row, reference: Row) -> str:
+    """How much smaller than the student, and how accurate beside it and beside the one trained for longer."""
+    smaller = numbers.change(_size(base) / _size(row), "smaller").replace("the same", "as large")
+    against = f"{smaller} at {_change(row, reference)}"
+    return against if reference is base else f"{against} ({_change(row, base)} against {BASE})"
+
+
+def _able(study: StudyView) -> list[Row]:
+    return [row for row in study.rows if row.condition is not None and row.method != "teacher"]
+
+
+def _keeping(study: StudyView) -> list[Row]:
+    """The rows that lose no more than may go, against the student trained for longer."""
+    reference = study.reference
+    return [] if reference is None else [row for row in _able(study) if _mean(row) >= _mean(reference) - LOST]
+
+
+def _smallest(study: StudyView) -> Row | None:
+    """The smallest of those; of those that are equally small, the most accurate."""
+    keeping = _keeping(study)
+    least = min(map(_size, keeping), default=0.0)
+    return max((row for row in keeping if _size(row) * SMALLER <= least), key=_mean, default=None)
+
+
+def _fastest(study: StudyView) -> Row | None:
+    timed = {row.name: ms.value for row in _keeping(study) if (ms := row.of("latency")) is not None}
+    return study.row(min(timed, key=lambda name: timed[name])) if timed else None
+
+
+def _unmeasured(study: StudyView, claim: str, methods: tuple[str, ...], needs: str) -> Finding:
+    if study.unfinished and study.asks_for(*methods):
+        return Finding(claim, "not measured yet", f"{study.done} of {study.asked} runs are done")
+    return Finding(claim, "not measured", needs)
+
+
+def _points(amount: float) -> str:
+    return numbers.points(amount).lstrip("+")
 
 
 def _compare(one: Row, other: Row) -> int:

@@ -60,6 +60,14 @@ class Grid:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
+    def filled(self) -> "Grid":
+        """The same table without the columns that can be spared and say nothing in any row."""
+        grid = self
+        for index in reversed(range(len(self.columns))):
+            says = any(row[index].text not in ("", DASH) for row in self.rows)
+            grid = grid if says or not self.columns[index].spare else grid._without(index)
+        return grid
+
     def fitting(self, width: int, *, gap: int = len(GAP)) -> "Grid":
         """The same table without the columns that can be spared, until it fits `width` characters."""
         grid = self
@@ -151,7 +159,7 @@ class Grid:
 
 def show(grid: Grid, console: Console | None = None) -> None:
     """Prints a table: with rules and as many columns as fit on a terminal, plain and whole in a pipe."""
-    console = console or Console()
+    console, grid = console or Console(), grid.filled()
     if not console.is_terminal:
         console.file.write(grid.text())
         return

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from kezuri.core import ratios
+
 DASH = "–"
 MINUS = "−"
 PLUS_MINUS = "±"
@@ -92,9 +94,12 @@ def milliseconds(amount: float | None) -> str:
 
 def times(ratio: float | None) -> str:
     """A ratio: 3.9×."""
-    if ratio is None or not math.isfinite(ratio):
-        return DASH
-    return f"{ratio:.0f}×" if ratio >= 100 else f"{ratio:.1f}×" if ratio >= 1.05 else f"{ratio:.2f}×"
+    return DASH if ratio is None or not math.isfinite(ratio) else ratios.times(ratio)
+
+
+def change(ratio: float | None, better: ratios.Better) -> str:
+    """A ratio, above 1 is better, in words: 3.9× smaller, 1.2× slower, the same."""
+    return DASH if ratio is None else ratios.change(ratio, better) or DASH
 
 
 def duration(seconds: float | None) -> str:

@@ -9,11 +9,11 @@ from kezuri.core.goal import Goal
 from kezuri.report import markup, numbers
 from kezuri.report.compare import Comparison
 from kezuri.report.grid import Cell, Column, Grid
-from kezuri.report.numbers import DASH
 from kezuri.report.plots import Chart, finding
 from kezuri.report.reading import RunView
 from kezuri.report.rounds import rounds_table
-from kezuri.report.tables import answer_table, change, checks_table, comparison_table
+from kezuri.report.run_tables import bits_table, decisions_table, layers_table
+from kezuri.report.tables import answer_table, checks_table, comparison_table
 
 # Characters that fit across the page in a table.
 PAGE_WIDTH = 112
@@ -35,13 +35,13 @@ def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
             markup.section(
                 "Rounds",
                 _figure("rounds", charts),
-                markup.table(rounds_table(run), marked=quiet),
+                markup.table(rounds_table(run).filled(), marked=quiet),
                 _figure("pareto", charts),
             ),
             markup.section(
                 "Layers", _figure("layers", charts), markup.fold("All layers, with reasons", layers)
             ),
-            *([markup.section("Bits", _figure("bits", charts), _bits(run))] if run.allocation else []),
+            *([markup.section("Bits", *_bits(run, charts))] if run.allocation else []),
             markup.section("Classes", _figure("damage", charts), _classes(run)),
             markup.section("Decisions", markup.table(decisions_table(run))),
             markup.section("Checks", markup.table(checks_table(run))),
@@ -61,7 +61,7 @@ def comparison_page(comparison: Comparison, charts: Mapping[str, Chart]) -> str:
         "strong" if c is comparison.best else "" if c.on_front else "quiet" for c in comparison.conditions
     ]
     lead = f"{len(comparison.conditions)} conditions, {runs} runs, accuracy on the {comparison.split} split."
-    grid = comparison_table(comparison)
+    grid = comparison_table(comparison).filled()
     most = grid.fitting(PAGE_WIDTH)
     rest = markup.table(grid, marked=marked) if most.columns != grid.columns else ""
     body = "\n".join(
@@ -77,70 +77,11 @@ def comparison_page(comparison: Comparison, charts: Mapping[str, Chart]) -> str:
     return markup.page(f"Comparison: {comparison.headline()}", body, dict(charts))
 
 
-def layers_table(run: RunView) -> Grid:
-    """Every layer with its channels and what became of it."""
-    columns = (
-        Column("layer", "layer", align="left"),
-        Column("before", "channels before"),
-        Column("after", "after"),
-        Column("state", "state", align="left"),
-        Column("reason", "reason", align="left"),
-    )
-    rows = [
-        (
-            Cell.word(layer.name),
-            Cell(numbers.count(layer.before), layer.before),
-            Cell(numbers.count(layer.after), layer.after),
-            Cell.word(layer.state),
-            Cell.word(layer.reason) if layer.reason else Cell(""),
-        )
-        for layer in run.layers
-    ]
-    return Grid("", columns, tuple(rows))
-
-
-def bits_table(run: RunView) -> Grid:
-    """What was chosen for each layer under a budget."""
-    columns = (
-        Column("layer", "layer", align="left"),
-        Column("bits", "bits"),
-        Column("sparsity", "sparsity"),
-    )
-    rows = [
-        (
-            Cell.word(layer),
-            Cell(numbers.count(option["bits"]), option["bits"]),
-            Cell(numbers.percent(option["sparsity"]), option["sparsity"]),
-        )
-        for layer, option in run.allocation["chosen"]["options"].items()
-    ]
-    return Grid("", columns, tuple(rows))
-
-
-def decisions_table(run: RunView) -> Grid:
-    """What the loop decided after every attempt, and why."""
-    columns = (
-        Column("round", "round"),
-        Column("attempt", "attempt"),
-        Column("verdict", "verdict", align="left"),
-        Column("why", "why", align="left"),
-    )
-    rows = [
-        (
-            Cell.word(entry.get("round")),
-            Cell(str(attempt + 1) if isinstance(attempt := entry.get("attempt"), int) else DASH, attempt),
-            Cell.word(entry.get("verdict")),
-            Cell.word(entry.get("why")),
-        )
-        for entry in run.decisions
-    ]
-    return Grid("", columns, tuple(rows))
-
-
 def _head(run: RunView) -> str:
     answer = run.answer
     goal = _goal(run.recipe.get("goal"))
-    met = {True: "Goal met", False: "Goal not met"}.get(answer.get("met"), "Goal")  # type: ignore[arg-type]
+    met = _verdict(answer)
+    kept = f" The floor is {answer['floor']}." if answer.get("floor") else ""
     why = f" Stopped: {str(answer['stop_why']).rstrip('.')}." if answer.get("stop_why") else ""
     parts = [
         f'<div class="brand"><b>Kezuri</b> · {markup.escape(run.name)} · {markup.escape(_about(run))}</div>',
@@ -148,14 +89,25 @@ def _head(run: RunView) -> str:
         markup.paragraph(str(answer.get("text") or ""), "lead"),
         _state(run),
         markup.tiles(_tiles(run)),
-        markup.paragraph(f"{met}: {goal}.{why}" if goal else why.strip(), "muted"),
+        markup.paragraph(f"{met}: {goal}.{kept}{why}" if goal else why.strip(), "muted"),
     ]
     return "\n".join(part for part in parts if part)
 
 
+def _verdict(answer: Mapping[str, Any]) -> str:
+    """Whether the goal is met: on the images it was chosen by, and on those that nobody chose by."""
+    if answer.get("met") is False:
+        return "Goal not met"
+    if answer.get("confirmed") is False:
+        return "Goal not confirmed on test"
+    return "Goal met" if answer.get("met") else "Goal"
+
+
 def _state(run: RunView) -> str:
     if run.finished and run.answer.get("met") is not False:
-        return ""
+        if run.answer.get("confirmed") is not False:
+            return ""
+        return markup.paragraph(f"Not confirmed on test: the floor is {run.answer['floor']}.", "banner")
     if run.finished:
         return markup.paragraph(
             "The goal was not met; these are the numbers of the best model found.", "banner"
@@ -189,8 +141,9 @@ def _tiles(run: RunView) -> Iterable[tuple[str, str, str]]:
         ),
     )
     for what, dense, final, words in shown:
-        if dense and final and final.value:
-            better = change(dense.value / final.value, "faster" if "latency" in what else "smaller")
+        same = what == "parameters" and dense and final and dense.value == final.value
+        if dense and final and final.value and not same:
+            better = numbers.change(dense.value / final.value, "faster" if "latency" in what else "smaller")
             yield what, better, f"{words(dense.value)} → {words(final.value)}"
 
 
@@ -238,12 +191,14 @@ def _classes(run: RunView) -> str:
     return markup.fold("All classes", markup.table(Grid("", columns, tuple(rows))))
 
 
-def _bits(run: RunView) -> str:
-    note = (
+def _bits(run: RunView, charts: Mapping[str, Chart]) -> Iterable[str]:
+    yield from (_figure(name, charts) for name in ("bits", "bits_by_layer"))
+    yield markup.fold("All layers", markup.table(bits_table(run)))
+    yield markup.paragraph(
         "Size is that of a file in which every layer has its own bits; one for ONNX Runtime holds 8 bits for "
-        "each weight."
+        "each weight.",
+        "note",
     )
-    return markup.fold("All layers", markup.table(bits_table(run))) + markup.paragraph(note, "note")
 
 
 def _runtime(run: RunView) -> str:

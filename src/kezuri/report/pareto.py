@@ -1,100 +1,160 @@
-"""The chart of a comparison: size against accuracy, with the front and the answer."""
+"""The chart of a comparison: what models cost against accuracy, with the front and the answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from math import exp, log
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeGuard
 
 import altair as alt
 
 from kezuri.report import numbers
-from kezuri.report.compare import Comparison, Condition
+from kezuri.report.compare import Comparison, Condition, Spread, front
+from kezuri.report.labels import Frame, Named, place
 from kezuri.report.plots import Chart, over, titled
+from kezuri.report.rounds_chart import shows_floor
 from kezuri.report.theme import BLUE, GREY, INK, MUTED, VERMILLION, WIDTH
 
 HEIGHT = 380
-LETTER, LINE = 6.0, 15
-# With more conditions than this only the front is labelled.
+# With more conditions than this only the front, and what is asked for, is labelled.
 MOST_LABELS = 12
+LOOKS = {
+    "not finished": (GREY, "triangle-up"),
+    "beaten": (GREY, "circle"),
+    "on the front": (BLUE, "circle"),
+    "answer": (VERMILLION, "diamond"),
+}
+"""What lies below is drawn first."""
 
-# Left, top, width, height in pixels.
-Box = tuple[float, float, float, float]
+Cost = Literal["size", "latency"]
+
+
+@dataclass(frozen=True)
+class Families:
+    """Kinds of conditions, told apart by colour instead of by what is on the front.
+
+    Attributes:
+        of: each condition's kind, by its name.
+        colours: of the kinds, in the order of the legend.
+    """
+
+    of: Mapping[str, str]
+    colours: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class _Point:
     condition: Condition
-    size: float
+    cost: float
     accuracy: float
     low: float | None
     high: float | None
+    kind: str
+
+    @property
+    def on_front(self) -> bool:
+        return self.kind in ("on the front", "answer")
 
 
-def pareto_chart(comparison: Comparison) -> Chart | None:
-    """Every condition by size and accuracy; the front is a line, and labels never cover each other."""
-    sizes = [c.size.value for c in comparison.conditions if c.size is not None]
-    unit, scale = numbers.size_unit(sizes)
-    points = [point for c in comparison.conditions if (point := _point(c, scale)) is not None]
+def pareto_chart(
+    comparison: Comparison,
+    *,
+    cost: Cost = "size",
+    families: Families | None = None,
+    named: Sequence[str] = (),
+    title: str | None = None,
+) -> Chart | None:
+    """Every condition by cost and accuracy; the front is a line, and labels never cover each other.
+
+    Args:
+        comparison: the conditions.
+        cost: what is across: bytes or milliseconds.
+        families: kinds of conditions, told apart by colour.
+        named: conditions that are labelled even off the front.
+        title: in place of the comparison's headline.
+    """
+    unit, scale = _unit(comparison, cost, families)
+    points = _points(comparison, cost, scale)
     if not points:
         return None
     x_domain, y_domain, logarithmic = _domains(points)
+    unit = f"{unit}, log scale" if logarithmic else unit
     x = alt.X(
-        "size:Q",
-        title=f"size ({unit})",
+        "cost:Q",
+        title=f"{cost} ({unit})",
         scale=alt.Scale(type="log" if logarithmic else "linear", domain=x_domain, nice=False),
-        axis=alt.Axis(tickCount=7, grid=False),
+        axis=alt.Axis(tickCount=7, grid=False, format=",.6~r"),
     )
     y = alt.Y(
         "accuracy:Q",
         title=f"accuracy, {comparison.split} (%)",
         scale=alt.Scale(domain=y_domain, nice=False, zero=False),
     )
-    layers = [*_floors(points, y, x_domain[1]), *_front_line(points, x, y, x_domain[1])]
-    layers += _marks(comparison, points, x, y)
-    labels = over(_labels(comparison, points, _Frame(x_domain, y_domain, logarithmic)))
-    for look in ({"stroke": "white", "strokeWidth": 4, "color": "white"}, {"color": MUTED}):
-        words = labels.mark_text(align="left", baseline="middle", fontSize=11.5, **look)
-        layers.append(words.encode(x=x, y=y, text="words:N"))
+    layers = [*_floors(points, y), *_front_line(points, x, y, x_domain[1])]
+    layers += _marks(points, families, x, y)
+    layers += _labels(points, named, Frame(x_domain, y_domain, logarithmic, WIDTH, HEIGHT), x, y)
     chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
     several = any(len(p.condition.folders) > 1 for p in points)
     bars = "one standard deviation over seeds" if several else "95 % interval"
-    return titled(chart, comparison.headline(), f"Accuracy against size of every condition; bars: {bars}")
+    words = f"Accuracy against {cost} of every condition; line: no other is as good in both; bars: {bars}"
+    return titled(chart, title or comparison.headline(), words)
 
 
-def _point(condition: Condition, scale: float) -> _Point | None:
-    if condition.accuracy is None or condition.size is None:
-        return None
-    low, high = condition.accuracy.low, condition.accuracy.high
-    return _Point(
-        condition,
-        condition.size.value / scale,
-        condition.accuracy.value * 100,
-        None if low is None else low * 100,
-        None if high is None else high * 100,
-    )
+def _unit(comparison: Comparison, cost: Cost, families: Families | None) -> tuple[str, float]:
+    if cost == "latency":
+        return "ms", 1.0
+    sizes = sorted(c.size.value for c in comparison.conditions if c.size is not None)
+    return numbers.size_unit(sizes[: len(sizes) // 2 + 1] if families else sizes)
+
+
+def _points(comparison: Comparison, cost: Cost, scale: float) -> list[_Point]:
+    """Those that have both, the front marked: of the comparison for sizes, of its own for another cost."""
+    points = []
+    for c in comparison.conditions:
+        spent: Spread | None = getattr(c, cost)
+        if c.accuracy is None or spent is None:
+            continue
+        low, high = c.accuracy.low, c.accuracy.high
+        kind = "answer" if c is comparison.best else "on the front" if c.on_front else "beaten"
+        points.append(
+            _Point(
+                c,
+                spent.value / scale,
+                c.accuracy.value * 100,
+                None if low is None else low * 100,
+                None if high is None else high * 100,
+                kind if c.finished else "not finished",
+            )
+        )
+    if cost == "size":
+        return points
+    ended = [i for i, point in enumerate(points) if point.kind != "not finished"]
+    best = {ended[i] for i in front([(points[i].accuracy, points[i].cost) for i in ended])}
+    kinds = {True: "on the front", False: "beaten"}
+    return [replace(p, kind=kinds[i in best] if i in ended else p.kind) for i, p in enumerate(points)]
 
 
 def _domains(points: Sequence[_Point]) -> tuple[list[float], list[float], bool]:
-    """Where the axes begin and end; sizes a factor of 20 apart or more go on a logarithmic one."""
-    sizes = [p.size for p in points]
+    """Where the axes begin and end; costs a factor of 8 apart or more go on a logarithmic one."""
+    costs = [p.cost for p in points]
     ends = [v for p in points for v in (p.low, p.high, p.accuracy) if v is not None]
-    ends += [p.condition.floor * 100 for p in points if p.condition.floor is not None]
+    ends += [p.condition.floor * 100 for p in points if _shown(p.condition.floor, points)]
     room = max(0.2, (max(ends) - min(ends)) * 0.08)
-    y = [min(ends) - room, min(100.5, max(ends) + room)]
-    if min(sizes) > 0 and max(sizes) / min(sizes) >= 20:
-        return [min(sizes) / 1.5, max(sizes) * 1.8], y, True
-    return [0, max(sizes) * 1.12 or 1], y, False
+    y = [max(min(ends) - room, min(0.0, min(p.accuracy for p in points))), min(100.5, max(ends) + room)]
+    if min(costs) > 0 and max(costs) / min(costs) >= 8:
+        return [min(costs) / 1.5, max(costs) * 1.8], y, True
+    return [0, max(costs) * 1.12 or 1], y, False
 
 
-def _floors(points: Sequence[_Point], y: alt.Y, right: float) -> list[alt.Chart]:
+def _shown(floor: float | None, points: Sequence[_Point]) -> TypeGuard[float]:
+    return shows_floor(floor, [p.accuracy / 100 for p in points])
+
+
+def _floors(points: Sequence[_Point], y: alt.Y) -> list[alt.Chart]:
     """A line for the floor, where all conditions share one."""
     floors = {round(p.condition.floor, 6) for p in points if p.condition.floor is not None}
-    if len(floors) != 1:
+    if len(floors) != 1 or not _shown(next(iter(floors)), points):
         return []
     percent = floors.pop() * 100
-    row = {"accuracy": percent, "size": right, "words": ["floor", f"{percent:.2f} %"]}
-    chart = over([row])
+    chart = over([{"accuracy": percent, "words": ["floor", f"{percent:.2f} %"]}])
     words = chart.mark_text(align="left", dx=6, dy=-7, fontSize=12, color=INK)
     return [
         chart.mark_rule(color=INK, strokeDash=[5, 4], strokeWidth=1.2).encode(y=y),
@@ -103,128 +163,98 @@ def _floors(points: Sequence[_Point], y: alt.Y, right: float) -> list[alt.Chart]
 
 
 def _front_line(points: Sequence[_Point], x: alt.X, y: alt.Y, right: float) -> list[alt.Chart]:
-    """What accuracy can be had up to each size: steps, because between two models there is none."""
-    front = sorted((p.size, p.accuracy) for p in points if p.condition.on_front)
-    if not front:
+    """What accuracy can be had up to each cost: steps, because between two models there is none."""
+    ahead = sorted((p.cost, p.accuracy) for p in points if p.on_front)
+    if not ahead:
         return []
-    rows = [{"size": size, "accuracy": accuracy} for size, accuracy in [*front, (right, front[-1][1])]]
+    rows = [{"cost": cost, "accuracy": accuracy} for cost, accuracy in [*ahead, (right, ahead[-1][1])]]
     line = over(rows).mark_line(interpolate="step-after", color=BLUE, strokeWidth=1.6, opacity=0.6)
     return [line.encode(x=x, y=y)]
 
 
-def _marks(comparison: Comparison, points: Sequence[_Point], x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    looks = {
-        "answer": (VERMILLION, "diamond"),
-        "on the front": (BLUE, "circle"),
-        "beaten": (GREY, "circle"),
-        "not finished": (GREY, "triangle-up"),
-    }
-    rows = [_row(comparison, point) for point in points]
-    names = [name for name in looks if any(row["kind"] == name for row in rows)]
-    color = alt.Color("kind:N", scale=alt.Scale(domain=names, range=[looks[n][0] for n in names]))
-    shape = alt.Shape("kind:N", scale=alt.Scale(domain=names, range=[looks[n][1] for n in names]))
+def _marks(points: Sequence[_Point], families: Families | None, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """What is beaten first, the front over it, the answer last and largest."""
+    ranks = list(LOOKS)
+    rows = [_row(point, families) for point in sorted(points, key=lambda p: ranks.index(p.kind))]
+    looks = {name: colour for name, (colour, _) in reversed(LOOKS.items())}
+    colours = looks if families is None else families.colours
+    shown = [name for name in colours if any(row["group"] == name for row in rows)]
+    color = alt.Color("group:N", scale=alt.Scale(domain=shown, range=[colours[name] for name in shown]))
+    kinds = [name for name in looks if any(row["kind"] == name for row in rows)]
+    shapes = alt.Scale(domain=kinds, range=[LOOKS[name][1] for name in kinds])
     tip = [
-        alt.Tooltip(f"{name}:N") for name in ("condition", "accuracy_words", "size_words", "runs", "status")
+        alt.Tooltip(f"{name}:N")
+        for name in ("condition", "accuracy_words", "size_words", "latency_words", "runs", "status")
     ]
+    shape = alt.Shape("kind:N", scale=shapes, legend=None) if families else alt.Shape("group:N", scale=shapes)
     chart = over(rows)
-    spread = chart.transform_filter("datum.low != null").mark_rule(strokeWidth=2, opacity=0.45)
-    marks = chart.mark_point(filled=True, size=95, opacity=1)
+    spread = chart.transform_filter("datum.low != null").mark_rule(clip=True, strokeWidth=2, opacity=0.4)
+    rest, best = (chart.transform_filter(f"datum.kind {sign} 'answer'") for sign in ("!=", "=="))
+    seen = {"x": x, "y": y, "color": color, "shape": shape, "tooltip": tip}
     return [
         spread.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color),
-        marks.encode(x=x, y=y, color=color, shape=shape, tooltip=tip),
+        rest.mark_point(filled=True, size=95, opacity=1, stroke="white", strokeWidth=0.8).encode(**seen),
+        best.mark_point(filled=True, size=260, opacity=1, stroke="white", strokeWidth=1.5).encode(**seen),
     ]
 
 
-def _row(comparison: Comparison, point: _Point) -> dict[str, Any]:
+def _row(point: _Point, families: Families | None) -> dict[str, Any]:
     c = point.condition
-    beaten = "beaten" if c.finished else "not finished"
-    kind = "answer" if c is comparison.best else "on the front" if c.on_front else beaten
     return {
         "condition": c.name,
-        "size": point.size,
+        "cost": point.cost,
         "accuracy": point.accuracy,
         "low": point.low,
         "high": point.high,
-        "kind": kind,
+        "kind": point.kind,
+        "group": point.kind if families is None else families.of[c.name],
         "accuracy_words": numbers.percent(point.accuracy / 100),
         "size_words": numbers.size(c.size.value if c.size else None),
+        "latency_words": numbers.milliseconds(c.latency.value if c.latency else None),
         "runs": len(c.folders),
         "status": c.status,
     }
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """Turns sizes and accuracies into pixels of the chart and back."""
-
-    x: Sequence[float]
-    y: Sequence[float]
-    logarithmic: bool
-
-    def across(self, size: float) -> float:
-        if self.logarithmic:
-            return log(size / self.x[0]) / log(self.x[1] / self.x[0]) * WIDTH
-        return (size - self.x[0]) / (self.x[1] - self.x[0]) * WIDTH
-
-    def down(self, accuracy: float) -> float:
-        return (self.y[1] - accuracy) / (self.y[1] - self.y[0]) * HEIGHT
-
-    def value(self, across: float, down: float) -> tuple[float, float]:
-        share = across / WIDTH
-        if self.logarithmic:
-            size = self.x[0] * exp(share * log(self.x[1] / self.x[0]))
-        else:
-            size = self.x[0] + share * (self.x[1] - self.x[0])
-        return size, self.y[1] - down / HEIGHT * (self.y[1] - self.y[0])
-
-
-def _labels(comparison: Comparison, points: Sequence[_Point], frame: _Frame) -> list[dict[str, Any]]:
+def _labels(
+    points: Sequence[_Point], wanted: Sequence[str], frame: Frame, x: alt.X, y: alt.Y
+) -> list[alt.Chart]:
     """Labels beside their points: the answer first, then the front, then others; none where all is taken."""
-
-    def rank(point: _Point) -> tuple[bool, bool, float]:
-        return point.condition is not comparison.best, not point.condition.on_front, point.size
-
-    marks: list[Box] = [(frame.across(p.size) - 6, frame.down(p.accuracy) - 6, 12, 12) for p in points]
-    level, upright = _lines(points, frame)
-    named = [p for p in points if p.condition.on_front or len(points) <= MOST_LABELS]
-    rows = []
-    for point in sorted(named, key=rank):
-        words = point.condition.name if len(point.condition.name) <= 28 else point.condition.name[:27] + "…"
-        width = len(words) * LETTER
-        x, y = frame.across(point.size), frame.down(point.accuracy)
-        spot = _spot(x, y, width, [*marks, *level, *upright]) or _spot(x, y, width, [*marks, *level])
-        if spot is not None:
-            marks.append((spot[0], spot[1] - LINE / 2, width, LINE))
-            size, accuracy = frame.value(*spot)
-            rows.append({"size": size, "accuracy": accuracy, "words": words})
-    return rows
-
-
-def _lines(points: Sequence[_Point], frame: _Frame) -> tuple[list[Box], list[Box]]:
-    """Where lines run level, which labels never cross, and upright, which they cross only if they must."""
-    front = sorted((p for p in points if p.condition.on_front), key=lambda p: (p.size, p.accuracy))
-    spots = [(frame.across(p.size), frame.down(p.accuracy)) for p in front]
-    level: list[Box] = []
-    upright: list[Box] = []
-    for (x, y), (right, upper) in pairwise([*spots, *((WIDTH, y) for _, y in spots[-1:])]):
-        level.append((x, y - 1, right - x, 2))
-        upright.append((right - 1, upper, 2, y - upper))
-    for point, (x, _) in zip(front, spots, strict=True):
-        if point.low is not None and point.high is not None:
-            top = frame.down(point.high)
-            upright.append((x - 2, top, 4, frame.down(point.low) - top))
-    return level, upright
-
-
-def _spot(x: float, y: float, width: float, taken: Sequence[Box]) -> tuple[float, float] | None:
-    """The left end and the middle of a label near (x, y) that covers nothing taken and stays inside."""
-    sides = [(left, y + lift) for lift in (0, -11, 11, -24, 24, -38, 38) for left in (x + 10, x - 10 - width)]
-    for left, middle in sides:
-        inside = left >= 0 and left + width <= WIDTH and LINE / 2 <= middle <= HEIGHT - LINE / 2
-        free = all(
-            left + width <= bx or bx + bw <= left or middle + LINE / 2 <= by or by + bh <= middle - LINE / 2
-            for bx, by, bw, bh in taken
-        )
-        if inside and free:
-            return left, middle
-    return None
+    ordered = sorted(
+        points, key=lambda p: (p.kind != "answer", p.condition.name not in wanted, not p.on_front, p.cost)
+    )
+    found = place(
+        [
+            Named(
+                p.cost,
+                p.accuracy,
+                p.low,
+                p.high,
+                p.on_front,
+                p.condition.name
+                if p.on_front or p.condition.name in wanted or len(points) <= MOST_LABELS
+                else None,
+            )
+            for p in ordered
+        ],
+        frame,
+    )
+    lines = [
+        {"cost": one.point[0], "accuracy": one.point[1], "cost2": one.end[0], "accuracy2": one.end[1]}
+        for one in found
+        if one.end is not None
+    ]
+    layers: list[alt.Chart] = []
+    if lines:
+        joined = over(lines).mark_rule(color=MUTED, strokeWidth=0.8)
+        layers.append(joined.encode(x=x, y=y, x2="cost2:Q", y2="accuracy2:Q"))
+    for align in ("left", "right"):
+        rows = [
+            {"cost": one.cost, "accuracy": one.accuracy, "words": one.words}
+            for one in found
+            if one.before == (align == "right")
+        ]
+        for look in ({"stroke": "white", "strokeWidth": 4, "color": "white"}, {"color": MUTED}):
+            words = over(rows).mark_text(align=align, baseline="middle", fontSize=11.5, **look)
+            layers += [words.encode(x=x, y=y, text="words:N")] if rows else []
+    return layers

@@ -9,15 +9,15 @@ import altair as alt
 import vl_convert
 
 from kezuri.report import numbers
-from kezuri.report.reading import Layer, Round, RunView
-from kezuri.report.theme import BLUE, CONFIG, GREY, INK, MUTED, PALE, SKY, VERMILLION, WIDTH
+from kezuri.report.reading import Layer, RunView
+from kezuri.report.theme import BLUE, CONFIG, GREY, MUTED, PALE, VERMILLION, WIDTH
 
 Chart = alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.Chart
 WORST_CLASSES = 30
+UNTOUCHED = 1.02  # what a fold of norms changes is no finding
 TITLE_LENGTH = 80  # characters of a finding that fit above a chart
 # A long name keeps its end, which tells layers apart.
 SHORT_LABEL = "length(datum.label) > 28 ? '…' + slice(datum.label, -27) : datum.label"
-ROUNDS_WORDS = "Accuracy (bars: 95 % interval) and file size after each round of cutting and retraining"
 
 
 def spec(chart: Chart) -> dict[str, Any]:
@@ -35,21 +35,6 @@ def png(chart: Chart) -> bytes:
     return image
 
 
-def rounds_chart(run: RunView) -> Chart | None:
-    """Accuracy and size after every round, with the floor and the attempts that were rolled back."""
-    if not run.rounds:
-        return None
-    last = max(entry.round for entry in run.rounds)
-    axis = alt.Axis(values=list(range(last + 1)), format="d", grid=False, title="round (0 = dense)")
-    bare = alt.Axis(values=list(range(last + 1)), labels=False, ticks=False, grid=False, title=None)
-    margin = max(0.15, last * 0.04)
-    scale = alt.Scale(domain=[-margin, max(last, 1) + margin], nice=False, zero=False)
-    upper = _accuracy_panel(run, alt.X("round:Q", axis=bare, scale=scale))
-    lower = _size_panel(run.rounds, alt.X("round:Q", axis=axis, scale=scale))
-    panels = alt.vconcat(upper, lower, spacing=18).resolve_scale(color="independent", shape="independent")
-    return titled(panels, finding(run), ROUNDS_WORDS)
-
-
 def finding(run: RunView) -> str:
     """What the run found, in a few words: Parameters −83 % at −0.4 points."""
     dense, final = run.dense("params"), run.final("params")
@@ -57,96 +42,32 @@ def finding(run: RunView) -> str:
     after = run.final("accuracy", split=run.split)
     if dense is None or final is None:
         return "No round has been accepted yet"
-    if dense.value == final.value:
-        return "Nothing was cut"
     change = numbers.points(after.value - before.value) if before and after else "unknown accuracy"
-    return f"Parameters {numbers.reduction(dense.value, final.value)} at {change}"
+    told = ", ".join(_changes(run))
+    return f"{told[0].upper()}{told[1:]} at {change}" if told else "Nothing was cut"
 
 
-def _accuracy_panel(run: RunView, x: alt.X) -> Any:
-    rows = [
-        {
-            "round": entry.round,
-            "accuracy": found.value * 100,
-            "low": None if found.low is None else found.low * 100,
-            "high": None if found.high is None else found.high * 100,
-            "series": series if entry.stands else "rolled back",
-            "why": entry.why,
-        }
-        for entry in run.rounds
-        for series, found in (("validation", entry.validation), ("train", entry.train))
-        if found is not None and (entry.stands or series == "validation")
-    ]
-    looks = {
-        "validation": (BLUE, "circle"),
-        "train": (SKY, "square"),
-        "rolled back": (VERMILLION, "cross"),
-    }
-    names = [name for name in looks if any(row["series"] == name for row in rows)]
-    colors, shapes = [looks[name][0] for name in names], [looks[name][1] for name in names]
-    y = alt.Y("accuracy:Q", title="accuracy (%)", scale=alt.Scale(zero=False, nice=True, padding=8))
-    color = alt.Color("series:N", scale=alt.Scale(domain=names, range=colors))
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes))
-    tip = [
-        alt.Tooltip("series:N"),
-        alt.Tooltip("round:Q"),
-        alt.Tooltip("accuracy:Q", title="accuracy (%)", format=".2f"),
-        alt.Tooltip("why:N"),
-    ]
-    chart = over(rows)
-    standing = chart.transform_filter("datum.series != 'rolled back'")
-    spread = chart.transform_filter("datum.series == 'validation' && datum.low != null")
-    layers: list[alt.Chart] = [
-        spread.mark_rule(color=BLUE, opacity=0.35, strokeWidth=5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q"),
-        standing.mark_line(strokeWidth=2).encode(x=x, y=y, color=color),
-        chart.mark_point(filled=True, size=70, opacity=1).encode(
-            x=x, y=y, color=color, shape=shape, tooltip=tip
-        ),
-    ]
-    if run.floor is not None:
-        layers += _floor(run.floor * 100)
-    return alt.layer(*layers).properties(width=WIDTH, height=230)
+def _changes(run: RunView) -> list[str]:
+    """What is less than it was. The file counts where it shrank by clearly more than its parameters."""
+    dense, final, zeros = run.dense("params"), run.final("params"), run.final("sparsity", of="weights")
+    cut, smaller = _ratio(run, "params"), _ratio(run, "size", format=run.size_format)
+    told = []
+    if dense and final and not 1 / UNTOUCHED <= cut <= UNTOUCHED:
+        told.append(f"parameters {numbers.reduction(dense.value, final.value)}")
+    if zeros and zeros.value:
+        told.append(f"{numbers.percent(zeros.value, 1)} of the weights zero")
+    if smaller > UNTOUCHED * (1.4 * cut if told else 1.0):
+        told.append(f"file {numbers.change(smaller, 'smaller')}")
+    if len(told) == 1 and told[0].startswith("file"):
+        speed = numbers.change(_ratio(run, "latency", threads=1), "faster")
+        told += [speed] if speed != "the same" else []
+    return told
 
 
-def _floor(percent: float) -> list[alt.Chart]:
-    words = ["floor", f"{percent:.2f} %"]
-    chart = over([{"floor": percent, "words": words}])
-    y = alt.Y("floor:Q", title="accuracy (%)")
-    return [
-        chart.mark_rule(color=INK, strokeDash=[5, 4], strokeWidth=1.2).encode(y=y),
-        chart.mark_text(align="left", baseline="middle", dx=6, dy=-7, fontSize=12, color=INK).encode(
-            x=alt.value(WIDTH), y=y, text="words:N"
-        ),
-    ]
-
-
-def _size_panel(rounds: Sequence[Round], x: alt.X) -> Any:
-    unit, scale = numbers.size_unit([entry.size for entry in rounds])
-    rows = [
-        {
-            "round": entry.round,
-            "size": entry.size / scale,
-            "words": numbers.significant(entry.size / scale, 3 if len(rounds) < 9 else 2),
-            "series": "kept" if entry.stands else "rolled back",
-            "why": entry.why,
-        }
-        for entry in rounds
-        if entry.size is not None
-    ]
-    highest = max((entry.size / scale for entry in rounds if entry.size is not None), default=1.0)
-    y = alt.Y("size:Q", title=f"size ({unit})", scale=alt.Scale(domain=[0, highest * 1.15]))
-    tip = [alt.Tooltip("round:Q"), alt.Tooltip("words:N", title=f"size ({unit})"), alt.Tooltip("why:N")]
-    chart = over(rows)
-    kept = chart.transform_filter("datum.series == 'kept'")
-    lost = chart.transform_filter("datum.series != 'kept'")
-    return alt.layer(
-        kept.mark_line(strokeWidth=2, color=BLUE).encode(x=x, y=y),
-        kept.mark_point(filled=True, size=70, opacity=1, color=BLUE).encode(x=x, y=y, tooltip=tip),
-        lost.mark_point(filled=True, size=70, opacity=1, color=VERMILLION, shape="cross").encode(
-            x=x, y=y, tooltip=tip
-        ),
-        kept.mark_text(dx=9, dy=-11, fontSize=11.5, color=MUTED).encode(x=x, y=y, text="words:N"),
-    ).properties(width=WIDTH, height=150)
+def _ratio(run: RunView, metric: str, **conditions: Any) -> float:
+    """How many times less the compressed model has of it; 1 where that was not measured."""
+    dense, final = run.dense(metric, **conditions), run.final(metric, **conditions)
+    return dense.value / final.value if dense and final and final.value else 1.0
 
 
 def layers_chart(layers: Sequence[Layer]) -> Chart | None:
@@ -280,7 +201,7 @@ def over(rows: Sequence[dict[str, Any]]) -> alt.Chart:
     return alt.Chart(data)
 
 
-def titled(chart: Any, title: str, subtitle: str) -> Chart:
+def titled(chart: Any, title: str, subtitle: str | list[str]) -> Chart:
     """The chart with the finding above it, in the look all charts share."""
     lines = wrap(title, TITLE_LENGTH)
     text = title if len(lines) < 2 else lines

@@ -12,6 +12,7 @@ from kezuri.artifact.folder import RunFolder
 from kezuri.artifact.journal import Journal
 from kezuri.artifact.manifest import Manifest
 from kezuri.core.errors import CorruptArtifact
+from kezuri.core.goal import LAX
 from kezuri.core.measurement import Measurement
 
 # What a comparison does not show, most of it one line a layer or a class: not worth parsing a thousand times.
@@ -175,9 +176,9 @@ class RunView:
 
     @property
     def floor(self) -> float | None:
-        """The validation accuracy the goal asks to keep, as a fraction."""
+        """The validation accuracy the goal asks to keep, as a fraction; None where it holds none."""
         asked = _mapping(self.recipe.get("goal")).get("accuracy")
-        if not isinstance(asked, (int, float)):
+        if not isinstance(asked, (int, float)) or asked <= LAX:
             return None
         if asked > 0:
             return float(asked)
@@ -236,6 +237,17 @@ class RunView:
         last = (standing[-1].round, standing[-1].attempt)
         taken = [m for m in self.measurements if _turn(m.conditions) == last]
         return replace(self, measurements=tuple(taken)).find(metric, **conditions)
+
+    @property
+    def proof(self) -> Measurement | None:
+        """The largest error of all cuts that stand, each on random inputs; None where nothing was cut."""
+        found = [
+            m
+            for m in self.measurements
+            if m.metric == "proof_error"
+            and (m.conditions.get("accepted") or m.conditions.get("model") == "final")
+        ]
+        return max(found, key=lambda m: m.value, default=None)
 
     @property
     def split(self) -> str:

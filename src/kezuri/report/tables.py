@@ -1,17 +1,18 @@
 """The tables of answers: dense against compressed, the checks, and many conditions side by side."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from kezuri.core.measurement import Measurement, runtime_title
+from kezuri.core.ratios import Better
 from kezuri.report import numbers
 from kezuri.report.compare import Comparison, Condition, Spread
 from kezuri.report.grid import Cell, Column, Grid
 from kezuri.report.numbers import DASH, PLUS_MINUS
 from kezuri.report.reading import RunView
 
+PROOF = "cut model against masked model, largest relative error of the rounds that stand,"
 BEST, FRONT = "★", "●"
-Better = Literal["smaller", "faster", "more"]
 
 
 def answer_table(run: RunView) -> Grid:
@@ -30,9 +31,10 @@ def answer_table(run: RunView) -> Grid:
 def checks_table(run: RunView) -> Grid:
     """What was checked about the compressed model: proof of the cut, parity of the export."""
     rows: list[tuple[Cell, ...]] = []
-    proof = run.final("proof_error")
+    proof = run.proof
     if proof is not None:
-        rows.append(_check("cut model against masked model, largest relative error", proof, "number"))
+        inputs = f"{proof.samples} random batch{'' if proof.samples == 1 else 'es'}"
+        rows.append(_check(f"{PROOF} on {inputs}", proof, "number"))
     parity_words = {
         "parity_agreement": ("exported model against PyTorch, same predictions", "percent"),
         "parity_error": ("exported model against PyTorch, largest absolute error", "number"),
@@ -111,15 +113,20 @@ def _condition_row(
 
 
 def spread_cell(spread: Spread | None, *, times: float = 1.0, places: int | None = None) -> Cell:
-    """The mean and one standard deviation, `times` as large."""
+    """The mean and one standard deviation with as many decimals, `times` as large."""
     if spread is None:
         return Cell(DASH)
 
     def shown(value: float) -> str:
         return numbers.significant(value) if places is None else numbers.fixed(value, places)
 
-    around = f" {PLUS_MINUS} {shown(spread.deviation * times)}" if spread.deviation else ""
-    return Cell(shown(spread.value * times) + around, spread.value)
+    mean = shown(spread.value * times)
+    decimals = len(mean.partition(".")[2]) if "e" not in mean else None
+    if not spread.deviation:
+        return Cell(mean, spread.value)
+    around = spread.deviation * times
+    told = numbers.significant(around) if decimals is None else numbers.fixed(around, decimals)
+    return Cell(f"{mean} {PLUS_MINUS} {told}", spread.value)
 
 
 def _mean(spread: Spread | None) -> float | None:
@@ -192,18 +199,8 @@ def _row(
         Cell.word(words),
         Cell(_amount(dense), _value(dense)),
         Cell(_amount(final), _value(final)),
-        Cell(change(ratio, better), ratio),
+        Cell(numbers.change(ratio, better), ratio),
     )
-
-
-def change(ratio: float | None, better: Better) -> str:
-    """A ratio (above 1 is better) in words that cannot be misread: 3.9× smaller, 1.2× slower, the same."""
-    if ratio is None or not numbers.known(ratio) or ratio <= 0:
-        return DASH
-    worse = {"smaller": "larger", "faster": "slower", "more": "less"}[better]
-    if 0.995 < ratio < 1.005:
-        return "the same"
-    return f"{numbers.times(ratio)} {better}" if ratio > 1 else f"{numbers.times(1 / ratio)} {worse}"
 
 
 def _amount(found: Measurement | None) -> str:

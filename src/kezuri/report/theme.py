@@ -7,6 +7,7 @@ BLUE = "#0072b2"
 SKY = "#56b4e9"
 VERMILLION = "#d55e00"
 GREEN = "#009e73"
+ORANGE = "#e69f00"
 # Light enough to stay behind the data.
 INK = "#1f2933"
 MUTED = "#616e7c"

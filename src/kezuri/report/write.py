@@ -6,6 +6,7 @@ from pathlib import Path
 from kezuri.artifact.atomic import write_bytes
 from kezuri.artifact.folder import MaskStudyFolder, ReportFolder, RunFolder, StudyFolder
 from kezuri.report.allocation import allocation_chart
+from kezuri.report.bits_chart import bits_chart
 from kezuri.report.compare import compare
 from kezuri.report.grid import Grid
 from kezuri.report.mask_study import MaskStudyView, differences_table, searches_table
@@ -13,10 +14,13 @@ from kezuri.report.mask_study_charts import mask_study_charts
 from kezuri.report.mask_study_page import mask_study_page
 from kezuri.report.page import comparison_page, run_page
 from kezuri.report.pareto import pareto_chart
-from kezuri.report.plots import Chart, damage_chart, layers_chart, png, rounds_chart
+from kezuri.report.plots import Chart, damage_chart, layers_chart, png
 from kezuri.report.reading import RunView
-from kezuri.report.study import StudyView, study_table
-from kezuri.report.study_page import methods_chart, study_page
+from kezuri.report.rounds_chart import rounds_chart
+from kezuri.report.study import StudyView
+from kezuri.report.study_charts import study_charts
+from kezuri.report.study_page import study_page
+from kezuri.report.study_tables import study_data
 from kezuri.report.tradeoff import tradeoff_chart
 
 
@@ -79,9 +83,8 @@ def write_study(path: Path) -> Path:
         ResourceError: the disk is full or the folder cannot be written.
     """
     study, home = StudyView.read(path), StudyFolder(path)
-    drawn = {"methods": methods_chart(study), "pareto": pareto_chart(study.comparison)}
-    charts = {name: chart for name, chart in drawn.items() if chart is not None}
-    return _write(home, study_page(study, charts), charts, {"table": study_table(study)})
+    charts = study_charts(study)
+    return _write(home, study_page(study, charts), charts, {"table": study_data(study)})
 
 
 def write_mask_study(path: Path) -> Path:
@@ -104,12 +107,13 @@ def write_mask_study(path: Path) -> Path:
 
 
 def run_charts(run: RunView) -> dict[str, Chart]:
-    """The charts there is something to draw for: `rounds`, `pareto`, `layers`, `bits`, `damage`."""
+    """The charts there is something to draw for, by name."""
     charts = {
         "rounds": rounds_chart(run),
         "pareto": tradeoff_chart(run),
         "layers": layers_chart(run.layers),
         "bits": allocation_chart(run.allocation) if run.allocation else None,
+        "bits_by_layer": bits_chart(run.allocation),
         "damage": damage_chart(run.damage),
     }
     return {name: chart for name, chart in charts.items() if chart is not None}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import ClassVar, Literal
 
 from kezuri.core.errors import UsageError
@@ -75,8 +76,8 @@ class PcasLoop:
     budget: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.attention_epochs <= 0:
-            raise UsageError(f"attention_epochs must be above 0, got {self.attention_epochs}")
+        if not 0 < self.attention_epochs < inf:
+            raise UsageError(f"attention_epochs must be a number above 0, got {self.attention_epochs}")
         self.as_prune()
 
     def as_prune(self) -> Prune:
