@@ -21,8 +21,7 @@ Result = TypeVar("Result")
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 """What keeps a worker to one core; read when torch or NumPy is first imported."""
 
-LEAVING = 5.0
-"""Seconds that a worker without work may take to leave; libraries in it clean up after themselves."""
+LEAVING = 5.0  # seconds that a worker without work may take to leave and tidy up
 
 _environment = threading.Lock()
 _workers: "set[_Worker]" = set()

@@ -10,10 +10,10 @@ from kezuri.model.program import Program
 from kezuri.quantization.fake import FakeQuant, WeightQuant, outputs_first
 from kezuri.quantization.graph import ATEN, calls, kind, shape
 from kezuri.quantization.macs import CONVOLUTIONS
+from kezuri.quantization.neighbours import CLIPS, norm_behind
 from kezuri.quantization.network import HOME
 from kezuri.quantization.operators import BYTE
 from kezuri.quantization.padding import pad_with_zeros_
-from kezuri.quantization.placement import CLIPS, norm_behind
 
 SMALLEST = torch.finfo(torch.float32).tiny
 NEARLY_HALF = 0.499

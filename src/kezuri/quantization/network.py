@@ -14,7 +14,8 @@ from kezuri.quantization.affine import Grid
 from kezuri.quantization.fake import DROPPED, FakeQuant, Ranges, WeightQuant, quantizers_of
 from kezuri.quantization.graph import ATEN, calls, kind, normalise_
 from kezuri.quantization.macs import macs
-from kezuri.quantization.placement import Float, Layer, Placement, ceiling_of, place
+from kezuri.quantization.neighbours import ceiling_of
+from kezuri.quantization.placement import Float, Layer, Placement, place
 from kezuri.quantization.scheme import Scheme
 
 HOME = "quantizers"

@@ -6,48 +6,32 @@ do; attention's two products do; what comes in between (squeeze-and-excite gates
 stays in floats and is named with the reason.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import inf, prod
 
-from torch import Tensor, fx
+from torch import fx
 
 from kezuri.model.in_place import written
-from kezuri.quantization.graph import calls, is_float, is_weight, kind, shape
+from kezuri.quantization.graph import calls, is_float, kind, shape
 from kezuri.quantization.macs import CONVOLUTIONS, PRODUCTS, TRANSPOSED, macs
+from kezuri.quantization.neighbours import (
+    AVERAGES,
+    SAME_SCALE,
+    SUMS,
+    clipped,
+    gates_in,
+    is_free,
+    layer_name,
+    moved_from,
+    norm_behind,
+    operands_of,
+)
 
 LAYERS = (*CONVOLUTIONS, "linear")
-SUMS = ("add", "cat")
-SAME_SCALE = ("max_pool1d", "max_pool2d", "max_pool3d")
-AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
-POOLS = (*AVERAGES, "avg_pool1d", "adaptive_avg_pool1d", "mean")
-MOVES = (
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "permute",
-    "transpose",
-    "t",
-    "contiguous",
-    "clone",
-    "dropout",
-    "slice",
-    "select",
-    "unsqueeze",
-    "squeeze",
-    "expand",
-    "channel_shuffle",
-    "pixel_shuffle",
-    "pixel_unshuffle",
-    "upsample_nearest2d",
-)
-"""What only moves numbers: the result is on the grid that the input is on."""
-CLIPS = ("relu", "relu6", "hardtanh")
-SPLITS = ("split", "split_with_sizes", "chunk", "unbind")
-FREE = ("getitem", "detach", "alias", "lift_fresh_copy", "to", *SPLITS)
-"""What only hands values on, beside what moves them."""
 NO_KERNEL = "no integer kernel for it here"
+
+
+LAYERS = (*CONVOLUTIONS, "linear")
 
 
 @dataclass(frozen=True)
@@ -128,7 +112,7 @@ def place(graph: fx.Graph, *, spared: Iterable[str] = (), gates: bool = False) -
 class _Placing:
     def __init__(self, graph: fx.Graph, spared: set[str], gates: bool) -> None:
         self.graph, self.spared = graph, spared
-        self.gate = set() if gates else set(_gates(graph))
+        self.gate = set() if gates else set(gates_in(graph))
         self.written = written(graph)
         self.found = Placement()
         self.ready = {node for node in graph.nodes if node.op == "placeholder" and is_float(node)}
@@ -139,7 +123,7 @@ class _Placing:
             self._visit(node, kind(node))
         done = self._done()
         for node in calls(self.graph):
-            if node not in done and not _is_free(node):
+            if node not in done and not is_free(node):
                 self._float(node, kind(node), NO_KERNEL, macs(node))
         order = {node: place for place, node in enumerate(self.graph.nodes)}
         self.found.floats.sort(key=lambda one: order[one.node])
@@ -151,10 +135,10 @@ class _Placing:
         elif name in PRODUCTS:
             self._product(node, name)
         elif name in SUMS and self._is_sum(node):
-            self._whole(node, _operands(node))
+            self._whole(node, operands_of(node))
         elif name in (*SAME_SCALE, *AVERAGES) and node.all_input_nodes:
             self._passed(node, name)
-        elif (source := _moved_from(node)) is not None and self._is_moved(node, source):
+        elif (source := moved_from(node)) is not None and self._is_moved(node, source):
             self.ready.add(node)
         elif name in TRANSPOSED:
             self._float(node, name, "no runtime kernel for transposed convolutions", macs(node))
@@ -163,18 +147,18 @@ class _Placing:
 
     def _done(self) -> set[fx.Node | None]:
         """What runs in integers, layers in floats, and what a runtime does along with either."""
-        found: set[fx.Node | None] = {*self.found.whole, *map(_clipped, self.found.whole)}
+        found: set[fx.Node | None] = {*self.found.whole, *map(clipped, self.found.whole)}
         for layer in self.found.layers:
             found |= {layer.node, layer.norm, layer.last}
         for one in self.found.floats:
             assert one.node is not None
             norm = norm_behind(one.node)
-            found |= {norm, _clipped(norm or one.node)}
+            found |= {norm, clipped(norm or one.node)}
         return found
 
     def _layer(self, node: fx.Node, name: str) -> None:
         source, weight = node.args[0], node.args[1]
-        layer = _name(node)
+        layer = layer_name(node)
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not isinstance(source, fx.Node):
             return self._float(node, name, "its weight is computed", macs(node))
         if source in self.written:
@@ -184,7 +168,7 @@ class _Placing:
         if node in self.gate:
             return self._float(node, name, "squeeze-and-excite gate", macs(node))
         norm = norm_behind(node)
-        last = _clipped(node if norm is None else norm)
+        last = clipped(node if norm is None else norm)
         self.found.layers.append(Layer(node, layer, weight, norm, last, macs(node)))
         self._want(source)
         if name != "linear":  # a linear layer may answer in floats, a convolution may not
@@ -192,7 +176,7 @@ class _Placing:
         return None
 
     def _product(self, node: fx.Node, name: str) -> None:
-        operands = _operands(node)
+        operands = operands_of(node)
         if len(operands) < 2:
             return self._float(node, name, "a product with a loose parameter", macs(node))
         if self.written.intersection(operands):
@@ -203,7 +187,7 @@ class _Placing:
         return None
 
     def _is_sum(self, node: fx.Node) -> bool:
-        operands = _operands(node)
+        operands = operands_of(node)
         if kind(node) == "add" and (len(operands) != 2 or len({shape(one) for one in operands}) != 1):
             return False
         if len(operands) < 2 or node in self.gate or self.written.intersection(operands):
@@ -214,7 +198,7 @@ class _Placing:
         self.found.whole.add(node)
         for operand in operands:
             self._want(operand)
-        self._round(_clipped(node))
+        self._round(clipped(node))
 
     def _passed(self, node: fx.Node, name: str) -> None:
         source = node.all_input_nodes[0]
@@ -240,7 +224,7 @@ class _Placing:
         if value in self.found.rounded:
             return
         source = value
-        while (before := _moved_from(source)) is not None and source not in self.gate:
+        while (before := moved_from(source)) is not None and source not in self.gate:
             if not is_float(before) or before.op == "get_attr" or before in self.written:
                 break
             if kind(source) == "dropout":
@@ -257,95 +241,4 @@ class _Placing:
 
     def _float(self, node: fx.Node, name: str, reason: str, work: int) -> None:
         if all(one.node is not node for one in self.found.floats):
-            self.found.floats.append(Float(_name(node), name, reason, work, node))
-
-
-def _moved_from(node: fx.Node) -> fx.Node | None:
-    """The value whose numbers an operation hands on; None if it computes."""
-    if kind(node) == "getitem" and kind(node.args[0]) in SPLITS:
-        node = node.all_input_nodes[0]
-    elif kind(node) not in MOVES:
-        return None
-    return node.all_input_nodes[0] if node.all_input_nodes else None
-
-
-def _operands(node: fx.Node) -> list[fx.Node]:
-    """The tensors that go in and are not weights."""
-    given = node.args[0] if kind(node) == "cat" else node.args[:2]
-    return [
-        one
-        for one in given  # type: ignore[union-attr]
-        if isinstance(one, fx.Node) and is_float(one) and not is_weight(one)
-    ]
-
-
-def norm_behind(node: fx.Node) -> fx.Node | None:
-    """The batch normalisation that can be folded into a layer: it has statistics, of the layer's outputs."""
-    user = _only_user(node)
-    if user is None or kind(user) != "batch_norm" or user.args[0] is not node:
-        return None
-    if not isinstance(user.args[4], fx.Node):  # it never keeps any
-        return None
-    return user if kind(node) != "linear" or len(shape(node)) == 2 else None
-
-
-def _is_free(node: fx.Node) -> bool:
-    """Whether an operation computes nothing of activations that a runtime would spend time on."""
-    value = node.meta.get("val")
-    given = value if isinstance(value, list | tuple) else (value,)
-    if not any(isinstance(one, Tensor) and one.is_floating_point() for one in given):
-        return True
-    return is_weight(node) or kind(node) in (*MOVES, *FREE) or not node.all_input_nodes
-
-
-def _clipped(node: fx.Node) -> fx.Node:
-    """The clipping behind, which rounding does by itself."""
-    user = _only_user(node)
-    return user if user is not None and kind(user) in CLIPS else node
-
-
-def ceiling_of(node: fx.Node) -> float:
-    """What a clipping from zero up lets pass at most; inf for all else."""
-    if kind(node) == "relu6":
-        return 6.0
-    if kind(node) != "hardtanh":
-        return inf
-    low, high = node.args[1] if len(node.args) > 1 else -1.0, node.args[2] if len(node.args) > 2 else 1.0
-    return float(high) if low == 0 else inf  # type: ignore[arg-type]
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _gates(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Everything between a pool and the product that it opens and shuts channels by."""
-    for node in calls(graph):
-        operands = _operands(node) if kind(node) == "mul" else []
-        if len(operands) != 2:
-            continue
-        for gate, other in (operands, operands[::-1]):
-            narrow, wide = shape(gate)[2:], shape(other)[2:]
-            if wide and len(wide) == len(narrow) and prod(narrow) == 1 < prod(wide):
-                yield from _up_to_pool(gate)
-
-
-def _up_to_pool(node: fx.Node) -> Iterator[fx.Node]:
-    found, ahead = set[fx.Node](), [node]
-    while ahead:
-        one = ahead.pop()
-        if one in found or one.op != "call_function":
-            continue
-        found.add(one)
-        if kind(one) not in POOLS:
-            ahead += one.all_input_nodes
-    if any(kind(one) in POOLS for one in found):
-        yield from found
-
-
-def _name(node: fx.Node) -> str:
-    """The layer's name in the model, by its weight; the operation's where it has none."""
-    weight = node.args[1] if len(node.args) > 1 else None
-    if isinstance(weight, fx.Node) and weight.op == "get_attr":
-        return str(weight.target).rpartition(".")[0] or str(weight.target)
-    return node.name
+            self.found.floats.append(Float(layer_name(node), name, reason, work, node))
