@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kezuri.core.errors import DataError, UsageError
+from kezuri.data import load_data
 from kezuri.data.splits import few_of_each, set_aside
 
 
@@ -76,3 +77,10 @@ def test_a_class_with_too_few_images_is_named() -> None:
         few_of_each(torch.arange(60) % 2, 1, classes=3, seed=0)
     with pytest.raises(UsageError, match="at least 1 image of each class is needed, got 0"):
         few_of_each(torch.arange(60) % 2, 0, classes=2, seed=0)
+
+
+@pytest.mark.parametrize(("source", "held_out"), [("train", 0.1), ("test", 0.5)])
+def test_what_is_set_aside_where_no_number_is_given(source, held_out):
+    data = load_data("fashion-mini", validation_from=source)
+    rest = data.train if source == "train" else data.test
+    assert len(data.validation) == pytest.approx(held_out * (len(data.validation) + len(rest)), rel=0.01)

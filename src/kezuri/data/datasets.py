@@ -17,7 +17,7 @@ from kezuri.data.checks import check_image_type, check_labels
 from kezuri.data.images import ImageFolder, image_folders, scan
 from kezuri.data.normalization import Normalization, normalization
 from kezuri.data.parts import Part, TensorPart
-from kezuri.data.splits import set_aside
+from kezuri.data.splits import SHARES, set_aside
 from kezuri.data.streams import AnyDataset, part_of
 
 TEST_SHARE = 0.2  # of a folder of images that has no test part of its own
@@ -75,7 +75,7 @@ def load_data(
     ref: str,
     *,
     root: Path | str | None = None,
-    validation: Validation = 0.1,
+    validation: Validation | None = None,
     validation_from: Source = "train",
     seed: int = 0,
     normalize: Normalization | None = None,
@@ -89,8 +89,8 @@ def load_data(
             path of a folder with `train/<class>/*.png` (and `val`, `test`), or with `<class>/*.png` alone, of
             which a fifth becomes the test part; a path is looked for as `image_folders` says.
         root: where data sets lie; None for `KEZURI_DATA`, `./data`, then the cache.
-        validation: the fraction, or number, of training images set aside by class; not used for a folder
-            that has a validation part.
+        validation: the fraction, or number, of images set aside by class; not used for a folder that has a
+            validation part. None for a tenth of the training images, or half of the test images.
         validation_from: where they are taken: from the images to `train` on, or, for a model that has seen
             all of those already, from the `test` images, of which the others stay for the test.
         seed: which images are set aside.
@@ -109,6 +109,7 @@ def load_data(
     root = None if root is None else Path(root)
     if validation_from not in get_args(Source):
         raise UsageError(f"validation is taken from 'train' or 'test', got {validation_from!r}")
+    validation = SHARES[validation_from] if validation is None else validation
     if ref in data_names():
         if size is not None:
             raise UsageError(f"size is for folders of images; {ref} has one size")

@@ -7,6 +7,9 @@ from kezuri.core.errors import DataError, UsageError
 from kezuri.core.seeds import derive
 from kezuri.data.parts import permutation
 
+SHARES = {"train": 0.1, "test": 0.5}
+"""The fraction that is held out where no number is given, by where it is taken from."""
+
 
 def set_aside(labels: Tensor, share: int | float, *, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
     """Splits places into those kept and those set aside, each class by the same fraction.

@@ -11,9 +11,10 @@ from kezuri.artifact.manifest import Manifest
 from kezuri.core.errors import UsageError
 from kezuri.core.goal import Goal
 from kezuri.data import Data, from_dataset
+from kezuri.data.splits import SHARES
 from kezuri.recipe.listener import Listener
 from kezuri.recipe.prepare import IN_MEMORY, prepare
-from kezuri.recipe.recipe import SHARES, DataChoice, ModelChoice, Recipe
+from kezuri.recipe.recipe import DataChoice, ModelChoice, Recipe
 from kezuri.recipe.run import run, stages_of
 from kezuri.recipe.step import Step
 from kezuri.recipe.steps.pcas import PcasLoop

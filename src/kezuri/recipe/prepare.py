@@ -15,10 +15,11 @@ from torch import nn
 from kezuri.artifact.atomic import sha256_of
 from kezuri.core.errors import CorruptArtifact, DataError, ModelError
 from kezuri.data import Data, load_data
+from kezuri.data.splits import SHARES
 from kezuri.model.load import ModelSpec, check_fits, load_model
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.parts import parts_in
-from kezuri.recipe.recipe import SHARES, Recipe
+from kezuri.recipe.recipe import Recipe
 from kezuri.runtime.runner import file_runner
 from kezuri.train import choose_device
 

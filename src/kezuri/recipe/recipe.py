@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from kezuri.core.errors import RecipeError, UsageError
 from kezuri.core.goal import Goal
+from kezuri.data.splits import SHARES
 from kezuri.recipe.build import build, plain
 from kezuri.recipe.document import Document, Path_, parse, read_document, spell
 from kezuri.recipe.model_choice import ModelChoice as ModelChoice
@@ -30,10 +31,6 @@ class Normalize:
             )
         if any(value <= 0 for value in self.std):
             raise UsageError(f"every std must be above 0, got {list(self.std)}")
-
-
-SHARES = {"train": 0.1, "test": 0.5}
-"""The fraction that is held out where no number is given, by where it is taken from."""
 
 
 @dataclass(frozen=True)
