@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from kezuri.artifact.journal import Journal
 from kezuri.core.errors import DataError
+from kezuri.core.measurement import Measurement
 from kezuri.report.write import write_comparison, write_report
 
 MakeRun = Callable[..., Path]
@@ -201,6 +203,16 @@ def test_bits_chosen_under_a_budget_are_drawn_and_listed(make_run: MakeRun) -> N
     page = write_report(folder).read_text()
     assert (folder / "plots" / "bits.png").read_bytes().startswith(b"\x89PNG")
     assert "conv&lt;2&gt;" in page and "holds 8 bits for each weight" in page
+
+
+def test_where_the_time_of_a_file_of_integers_goes_is_listed(make_run: MakeRun) -> None:
+    folder = make_run("r")
+    assert "<h2>Kernels" not in write_report(folder).read_text()
+    said = {"model": "final", "kernel": "QLinear<Conv>", "kernels": 19, "group": "integers"}
+    row = Measurement("time_share", 0.875, "fraction", conditions=said)
+    Journal(folder / "measurements.jsonl").record("final", [row])
+    page = write_report(folder).read_text()
+    assert "QLinear&lt;Conv&gt;" in page and "by the profile of ONNX Runtime" in page and "87.5" in page
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,19 @@ from kezuri.report.grid import Cell, Column, Grid
 from kezuri.report.plots import Chart, finding
 from kezuri.report.reading import RunView
 from kezuri.report.rounds import rounds_table
-from kezuri.report.run_tables import bits_table, decisions_table, layers_table
+from kezuri.report.run_tables import bits_table, decisions_table, kernels_table, layers_table
 from kezuri.report.tables import answer_table, checks_table, comparison_table
 
 # Characters that fit across the page in a table.
 PAGE_WIDTH = 112
+PACKED = (
+    "Size is that of a file in which every layer has its own bits; one for ONNX Runtime holds 8 bits for each "
+    "weight."
+)
+TIMED = (
+    "Layers of 32 bits stay in floats. Choices go by what each layer takes and loses by itself; those timed as "
+    "a whole stand where they were measured."
+)
 
 
 def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
@@ -42,6 +50,7 @@ def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
                 "Layers", _figure("layers", charts), markup.fold("All layers, with reasons", layers)
             ),
             *([markup.section("Bits", *_bits(run, charts))] if run.allocation else []),
+            *_kernels(run),
             markup.section("Classes", _figure("damage", charts), _classes(run)),
             markup.section("Decisions", markup.table(decisions_table(run))),
             markup.section("Checks", markup.table(checks_table(run))),
@@ -52,6 +61,17 @@ def run_page(run: RunView, charts: Mapping[str, Chart]) -> str:
         )
     )
     return markup.page(f"{run.name}: {finding(run)}", body, dict(charts))
+
+
+def _kernels(run: RunView) -> list[str]:
+    """Where the time of a file of integers goes; nothing for other files."""
+    grid = kernels_table(run)
+    if not grid.rows:
+        return []
+    note = (
+        "One image a call on one thread, by the profile of ONNX Runtime; what moves bytes counts as integers."
+    )
+    return [markup.section("Kernels", markup.table(grid), markup.paragraph(note, "note"))]
 
 
 def comparison_page(comparison: Comparison, charts: Mapping[str, Chart]) -> str:
@@ -194,11 +214,7 @@ def _classes(run: RunView) -> str:
 def _bits(run: RunView, charts: Mapping[str, Chart]) -> Iterable[str]:
     yield from (_figure(name, charts) for name in ("bits", "bits_by_layer"))
     yield markup.fold("All layers", markup.table(bits_table(run)))
-    yield markup.paragraph(
-        "Size is that of a file in which every layer has its own bits; one for ONNX Runtime holds 8 bits for "
-        "each weight.",
-        "note",
-    )
+    yield markup.paragraph(TIMED if run.allocation["metric"] == "latency" else PACKED, "note")
 
 
 def _runtime(run: RunView) -> str:

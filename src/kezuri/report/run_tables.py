@@ -46,6 +46,27 @@ def bits_table(run: RunView) -> Grid:
     return Grid("", columns, tuple(rows))
 
 
+def kernels_table(run: RunView) -> Grid:
+    """What the time of a file of integers goes to in its runtime, what takes most first."""
+    columns = (
+        Column("kernel", "kernel", align="left"),
+        Column("group", "computes in", align="left"),
+        Column("kernels", "how many"),
+        Column("share", "of the time"),
+    )
+    rows = [
+        (
+            Cell.word(row.conditions["kernel"]),
+            Cell.word(row.conditions["group"]),
+            Cell(numbers.count(row.conditions["kernels"]), row.conditions["kernels"]),
+            Cell(numbers.percent(row.value), row.value),
+        )
+        for row in run.measurements
+        if row.metric == "time_share"
+    ]
+    return Grid("", columns, tuple(rows))
+
+
 def decisions_table(run: RunView) -> Grid:
     """What the loop decided after every attempt, and why."""
     columns = (
