@@ -18,12 +18,12 @@ from kezuri.report.tables import answer_table, checks_table, comparison_table
 # Characters that fit across the page in a table.
 PAGE_WIDTH = 112
 PACKED = (
-    "Size is that of a file in which every layer has its own bits; one for ONNX Runtime holds 8 bits for each "
-    "weight."
+    "Size is that of a file in which every layer has its own bits; one for ONNX Runtime holds 8 bits for "
+    "each weight."
 )
 TIMED = (
-    "Layers of 32 bits stay in floats. Choices go by what each layer takes and loses by itself; those timed as "
-    "a whole stand where they were measured."
+    "Layers of 32 bits stay in floats. Choices go by what each layer takes and loses by itself; those timed "
+    "as a whole stand where they were measured."
 )
 
 
