@@ -14,7 +14,8 @@ from kezuri.core.executor import Inline, Processes
 
 PID = "__import__('os').getpid()"
 WAITS = f"""\
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 from kezuri.core.executor import Processes
 with Processes(2).staying() as workers:
     for pid in workers.map(eval, ["{PID}"] + ["(__import__('time').sleep(0.1), {PID})[1]"] * 4):
