@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from quantize_accuracy import NORMALIZE, uneven
+from quantize_accuracy import cifar10, uneven
 from record import record, spread
 from torch import nn
 
-from kezuri import evaluate, export_onnx, load_data, load_model, quantize
+from kezuri import evaluate, export_onnx, load_model, quantize
 from kezuri.data import Data
 from kezuri.quantization.scheme import Scheme
 from kezuri.quantization.sensitivity import UNTOUCHED
@@ -38,14 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_data(
-        "cifar10",
-        root=options.data,
-        validation=5000,
-        validation_from="test",
-        normalize=NORMALIZE,
-        download=False,
-    )
+    data = cifar10(options.data)
     weights = options.models / "resnet20_cifar10.safetensors"
     model = uneven(load_model("resnet20", classes=10, image_shape=data.image_shape, weights=weights).eval())
     assert data.test is not None
