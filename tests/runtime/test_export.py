@@ -12,6 +12,7 @@ from kezuri.core.errors import ModelError, ResourceError
 from kezuri.model.program import as_program
 from kezuri.runtime.export import export_onnx
 from kezuri.runtime.runners.onnxruntime import OnnxRuntime
+from kezuri.runtime.sliced import SliceableExport
 
 SHAPE = (3, 16, 16)
 
@@ -106,7 +107,12 @@ class Pressed(nn.Module):
 
 @pytest.mark.parametrize("presses", [1, 2])
 @pytest.mark.parametrize(
-    "export", [export_onnx, lambda model, shape, _: as_program(model, (torch.zeros(2, *shape),))]
+    "export",
+    [
+        export_onnx,
+        lambda model, shape, _: SliceableExport(model, shape),
+        lambda model, shape, _: as_program(model, (torch.zeros(2, *shape),)),
+    ],
 )
 def test_ctrl_c_is_neither_lost_nor_taken_for_a_fault_of_the_model(export, presses, tmp_path) -> None:  # type: ignore[no-untyped-def]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -57,6 +57,27 @@ def onnx_of(
     Raises:
         ModelError: the model cannot be exported; the operation at fault is named.
     """
+    proto = exported(model, image_shape, translations).model_proto
+    _anonymise_(proto)
+    return proto
+
+
+def exported(
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    translations: Translations | None = None,
+    *,
+    optimize: bool = True,
+) -> torch.onnx.ONNXProgram:
+    """The exporter's own result; the model stays as it is.
+
+    Args:
+        translations: as in `onnx_of`.
+        optimize: whether constants are folded, batch normalisation among them.
+
+    Raises:
+        ModelError: the model cannot be exported; the operation at fault is named.
+    """
     copy = deepcopy(model).cpu().eval()
     images = torch.zeros(2, *image_shape)
     with _silence():
@@ -71,14 +92,13 @@ def onnx_of(
                     output_names=["logits"],
                     opset_version=OPSET,
                     custom_translation_table=None if translations is None else dict(translations),
+                    optimize=optimize,
                     verbose=False,
                 )
         except Exception as error:
             raise ModelError(f"the model cannot be exported to ONNX: {_fault(error)}") from error
     assert program is not None
-    proto = program.model_proto
-    _anonymise_(proto)
-    return proto
+    return program
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """ONNX files of many cuts of a model for one export: its weights are sliced where a cut slices them."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import nn
 from kezuri.artifact.atomic import write_bytes
 from kezuri.core.errors import ModelError
 from kezuri.model.shrink import Structure
-from kezuri.runtime.export import OPSET, _fault, _silence
+from kezuri.runtime.export import _fault, _silence, exported
 
 
 class SliceableExport:
@@ -34,24 +33,8 @@ class SliceableExport:
         Raises:
             ModelError: the model cannot be exported; the operation at fault is named.
         """
-        images = torch.zeros(2, *image_shape)
-        with _silence():
-            try:
-                program = torch.onnx.export(
-                    deepcopy(model).cpu().eval(),
-                    (images,),
-                    dynamo=True,
-                    dynamic_shapes=({0: torch.export.Dim("batch")},),
-                    input_names=["images"],
-                    output_names=["logits"],
-                    opset_version=OPSET,
-                    optimize=False,
-                    verbose=False,
-                )
-                assert program is not None
-                self._proto = program.model_proto
-            except Exception as error:
-                raise ModelError(f"the model cannot be exported to ONNX: {_fault(error)}") from error
+        program = exported(model, image_shape, optimize=False)
+        self._proto = program.model_proto
         self._origin = program.exported_program
         # the sizes between the layers are those of the whole model, and folding would rely on them
         del self._proto.graph.value_info[:]
