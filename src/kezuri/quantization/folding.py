@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from kezuri.model.program import Program
 from kezuri.quantization.fake import FakeQuant, WeightQuant, outputs_first
+from kezuri.quantization.first_layer import widen_first_layers_
 from kezuri.quantization.graph import ATEN, calls, kind, shape
 from kezuri.quantization.macs import CONVOLUTIONS
 from kezuri.quantization.neighbours import CLIPS, norm_behind
@@ -43,6 +44,7 @@ def shipped(network: Program) -> Program:
             node.target, node.args = torch.ops.kezuri.global_pool.default, node.args[:1]
         elif kind(node) == "linear" and len(shape(node)) > 2:
             _flatten(graph, node)
+    widen_first_layers_(copied, graph)
     graph.eliminate_dead_code()
     copied.delete_all_unused_submodules()
     result = Program(copied, graph)
@@ -82,6 +84,7 @@ def _fold(network: Program, graph: fx.Graph, node: fx.Node) -> None:
             folded = held("floats", weight if gain is None else weight * outputs_first(gain, weight))
         if bias is not None and constant is None:
             constant = held("bias", bias)
+    folded.meta |= source.meta
     node.update_arg(1, folded)
     node.args = (*node.args[:2], constant, *node.args[3:])
     if norm is not None:

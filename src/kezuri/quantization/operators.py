@@ -1,11 +1,12 @@
 """The operations that a shipped network is rounded with, as torch.export and ONNX know them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kezuri.quantization.affine import Grid, dequantize, fake_quant
 
@@ -30,6 +31,24 @@ def global_pool(x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)
 
 
+@torch.library.custom_op("kezuri::space_to_depth", mutates_args=())
+def space_to_depth(x: Tensor, block: int) -> Tensor:
+    """Blocks of pixels as channels, (B, C, H, W) to (B, block²·C, H/block, W/block), as ONNX orders them."""
+    pixels = F.pixel_unshuffle(x, block)
+    by_place = pixels.reshape(len(x), x.shape[1], block**2, *pixels.shape[2:]).transpose(1, 2)
+    return by_place.reshape(pixels.shape)
+
+
+@torch.library.custom_op("kezuri::conv2d", mutates_args=())
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, pads: list[int]) -> Tensor:
+    """A convolution of stride 1 with zeros around: above, left, below, right.
+
+    Its name is that of the convolution in whose place it stands, so that exporters number both as one.
+    """
+    above, left, below, right = pads
+    return F.conv2d(F.pad(x, (left, right, above, below)), weight, bias)
+
+
 @rounded.register_fake
 def _(x: Tensor, scale: float, zero_point: int) -> Tensor:  # noqa: ARG001
     return torch.empty_like(x)
@@ -43,6 +62,17 @@ def _(q: Tensor, scale: Tensor) -> Tensor:
 @global_pool.register_fake
 def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[1], 1, 1)
+
+
+@space_to_depth.register_fake
+def _(x: Tensor, block: int) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1] * block**2, x.shape[2] // block, x.shape[3] // block)
+
+
+@conv2d.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, pads: list[int]) -> Tensor:  # noqa: ARG001
+    sides = (x.shape[2 + dim] + pads[dim] + pads[2 + dim] - weight.shape[2 + dim] + 1 for dim in range(2))
+    return x.new_empty(x.shape[0], weight.shape[0], *sides)
 
 
 def translations() -> Mapping[Callable[..., object], Callable[..., object]]:
@@ -60,9 +90,17 @@ def translations() -> Mapping[Callable[..., object], Callable[..., object]]:
         zeros = np.zeros(tuple(scale.shape), np.dtype(q.dtype.numpy()))
         return op.DequantizeLinear(q, scale, op.Constant(value=onnx_ir.tensor(zeros)), axis=0)
 
+    def to_depth(x: Any, block: int) -> Any:
+        return op.SpaceToDepth(x, blocksize=block)
+
+    def to_conv(x: Any, weight: Any, bias: Any, pads: Sequence[int]) -> Any:
+        return op.Conv(x, weight, bias, pads=pads)
+
     ops = torch.ops.kezuri
     return {
         ops.rounded.default: to_rounded,
         ops.constant.default: to_constant,
         ops.global_pool.default: op.GlobalAveragePool,
+        ops.space_to_depth.default: to_depth,
+        ops.conv2d.default: to_conv,
     }
