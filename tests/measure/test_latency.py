@@ -62,7 +62,22 @@ def test_contestants_take_turns_in_alternating_order() -> None:
     turns: list[str] = []
     sessions = {name: Busy(name, 1, turns) for name in "abc"}
     compare_latency(sessions, SHAPE, calls=4)
-    assert "".join(turns[30:]) == "abccbaabccba"
+    assert "".join(turns[30:]) == "aabbccccbbaa" * 2
+
+
+def test_what_the_others_leave_in_the_caches_does_not_count() -> None:
+    class Cold(Busy):
+        """Slow whenever another has run since."""
+
+        def run(self, images: Images) -> Logits:
+            for _ in range(100_000 if self.turns[-1:] != [self.name] else 0):
+                pass
+            return super().run(images)
+
+    turns: list[str] = []
+    found = compare_latency({name: Cold(name, 1000, turns) for name in "ab"}, SHAPE, calls=10).latencies
+    alone = latency(Cold("a", 1000, turns), SHAPE, calls=10)
+    assert max(found["a"].value, found["b"].value) < 10 * alone.value
 
 
 def test_ratios_are_against_the_first() -> None:

@@ -63,6 +63,9 @@ def compare_latency(
 ) -> Comparison:
     """Times several sessions in turns, each turn in the reverse order of the one before.
 
+    In its turn a session makes two calls, and the second counts: the first finds the caches full of what the
+    others left there, which would make every result depend on who else takes part.
+
     Args:
         sessions: by name; all on the same number of threads; ratios are against the first.
         image_shape: of one image, (channels, height, width) for most.
@@ -159,6 +162,7 @@ def _take_turns(
     while len(turns) < calls and (len(turns) < AT_LEAST or time.monotonic() < end):
         taken = [0] * len(sessions)
         for index in order:
+            sessions[index].run(images)
             start = clock()
             sessions[index].run(images)
             taken[index] = clock() - start
