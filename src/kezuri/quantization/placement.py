@@ -31,9 +31,6 @@ LAYERS = (*CONVOLUTIONS, "linear")
 NO_KERNEL = "no integer kernel for it here"
 
 
-LAYERS = (*CONVOLUTIONS, "linear")
-
-
 @dataclass(frozen=True)
 class Layer:
     """A layer that runs in integers.
