@@ -13,7 +13,7 @@ def normalised(run, *inputs, **parts):
     """The network as it was and as it is once normalised, and what is left written."""
     model = seeded(lambda: Net(run, **parts))
     program = as_program(model, inputs)
-    normalise_(program.graph, attention=True)
+    normalise_(program.graph, attention=True, swish=True)
     program.graph.lint()
     program.recompile()
     return model, program, written(program.graph)

@@ -82,9 +82,10 @@ def test_unknown_layers_are_refused_with_the_near_name(scheme):
 
 
 def test_activations_are_replaced_if_asked():
-    assert "aten.hardswish" in prepared(gated()).network.code
+    assert "aten.hardswish" in prepared(gated(), swish=False).network.code
     code = prepared(gated(), replaced={"hardswish": "relu6"}).network.code
     assert "aten.hardswish" not in code and code.count("aten.hardtanh") == 2
+    assert code.count("aten.hardsigmoid") == 1  # the gate's
 
 
 def test_what_is_quantized_already_is_refused():

@@ -540,3 +540,18 @@ def test_time_is_estimated_and_unwise_settings_are_named(ready, tmp_path):
     assert seconds("train: never") < seconds("train: always, finetune: {epochs: 300}")
     assert Quantize(bits=3, train="never").warnings()[0].startswith("3 bits without training lose")
     assert not Quantize(bits=3).warnings() and not Quantize(train="never").warnings()
+
+
+@pytest.mark.parametrize(
+    ("setting", "runtime", "whole"),
+    [("", "onnxruntime", False), ("", "openvino", True), ("swish: true, ", "openvino", False)],
+)
+def test_silu_is_a_product_where_the_runtime_gains_by_it(setting, runtime, whole, data, tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 3))
+    step = f"  - {{use: quantize, {setting}train: never, keep: {{accuracy: 0}}}}\n"
+    prepared = prepare(recipe_from(parse(TEXT + step)), model=model, data=data, device="cpu")
+    resources = resources_of(prepared, RunFolder(tmp_path / "run"), None)
+    resources = replace(resources, goal=replace(resources.goal, runtime=runtime))
+    state = prepared.recipe.steps[0].apply(ModelState(prepared.model), resources, stage="1-quantize")
+    assert ("aten.silu" in state.model.code) == whole
+    assert state.quantization.swish != whole

@@ -7,7 +7,7 @@ each output reads a pixel at a time, which took longer than the whole convolutio
 from collections.abc import Iterator
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from kezuri.quantization.graph import ATEN, calls, kind, shape
@@ -39,7 +39,7 @@ def widen_first_layers_(network: nn.Module, graph: fx.Graph) -> None:
             continue
         source, block = node.args[0], _block(node, layer)
         assert isinstance(source, fx.Node)
-        if block == 1 and shape(node)[1] < LEAST:
+        if block == 1 and len(_integers(network, node)[2]) < LEAST:
             continue
         image = source.args[0]
         with graph.inserting_before(source):
@@ -52,8 +52,8 @@ def widen_first_layers_(network: nn.Module, graph: fx.Graph) -> None:
         if block > 1:
             _to_blocks(network, node, block, layer)
         else:
-            owner, name = _integers(network, node)
-            setattr(owner, name, F.pad(getattr(owner, name), more))
+            owner, name, weight = _integers(network, node)
+            setattr(owner, name, F.pad(weight, more))
 
 
 def _reads_images(node: fx.Node) -> bool:
@@ -88,8 +88,7 @@ def _block(node: fx.Node, layer: LayerMap) -> int:
 
 def _to_blocks(network: nn.Module, node: fx.Node, block: int, layer: LayerMap) -> None:
     """Has a convolution of stride `block` read blocks, one at a step."""
-    owner, name = _integers(network, node)
-    weight = getattr(owner, name)
+    owner, name, weight = _integers(network, node)
     ahead = [-(-padding // block) for padding in (layer.padding * 2)[:2]]  # blocks of zeros before the image
     taps, behind = [], []
     for dim, padding in enumerate((layer.padding * 2)[:2]):
@@ -103,9 +102,10 @@ def _to_blocks(network: nn.Module, node: fx.Node, block: int, layer: LayerMap) -
     node.args = (*node.args[:3], [*ahead, *behind])
 
 
-def _integers(network: nn.Module, node: fx.Node) -> tuple[nn.Module, str]:
-    """Where the integers of its weight are held."""
+def _integers(network: nn.Module, node: fx.Node) -> tuple[nn.Module, str, Tensor]:
+    """Where the integers of its weight are held, and they."""
     weight = node.args[1]
     assert isinstance(weight, fx.Node) and isinstance(weight.args[0], fx.Node)
-    owner, _, name = str(weight.args[0].target).rpartition(".")
-    return network.get_submodule(owner), name
+    path, _, name = str(weight.args[0].target).rpartition(".")
+    owner = network.get_submodule(path)
+    return owner, name, getattr(owner, name)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from kezuri.model.program import Program
+from kezuri.quantization.alignment import align_channels_
 from kezuri.quantization.fake import FakeQuant, WeightQuant, outputs_first
 from kezuri.quantization.first_layer import widen_first_layers_
 from kezuri.quantization.graph import ATEN, calls, kind, shape
@@ -24,10 +25,13 @@ MOST = 2.0**30
 
 
 @torch.no_grad()
-def shipped(network: Program) -> Program:
+def shipped(network: Program, *, aligned: bool = True) -> Program:
     """A copy for export, on the CPU: its quantizers are operations with constants, its weights rounded.
 
     It answers as the network does in evaluation mode, but for the order that numbers are multiplied in.
+
+    Args:
+        aligned: whether channels of zeros are added where they make kernels faster.
     """
     copied = copy.deepcopy(network).cpu().eval()
     graph = copied.graph
@@ -44,6 +48,8 @@ def shipped(network: Program) -> Program:
             node.target, node.args = torch.ops.kezuri.global_pool.default, node.args[:1]
         elif kind(node) == "linear" and len(shape(node)) > 2:
             _flatten(graph, node)
+    if aligned:
+        align_channels_(copied, graph, HOME)
     widen_first_layers_(copied, graph)
     graph.eliminate_dead_code()
     copied.delete_all_unused_submodules()
@@ -101,8 +107,8 @@ def _flatten(graph: fx.Graph, node: fx.Node) -> None:
         return
     with graph.inserting_before(node):
         flat = graph.call_function(ATEN.reshape.default, (source, [-1, shape(source)[-1]]))
-        if source.target is torch.ops.kezuri.rounded.default:  # so that it is rounded right before
-            flat = graph.call_function(source.target, (flat, *source.args[1:]))
+        if _is_rounded(source):  # so that it is rounded right before
+            flat = graph.call_function(torch.ops.kezuri.rounded.default, (flat, *source.args[1:]))
     node.update_arg(0, flat)
     with graph.inserting_after(node):
         back = graph.call_function(ATEN.reshape.default, (node, sizes))
@@ -161,7 +167,7 @@ def _tensor(network: nn.Module, node: Any) -> Any:
 
 
 def _spell_out(network: Program, graph: fx.Graph, node: fx.Node) -> None:
-    """A quantizer of activations as an operation; the clipping before it goes if rounding does it."""
+    """A quantizer of activations as an operation; a clipping before it goes if rounding does it."""
     quantizer = network.get_submodule(str(node.target))
     assert isinstance(quantizer, FakeQuant)
     source = node.args[0]
@@ -171,26 +177,36 @@ def _spell_out(network: Program, graph: fx.Graph, node: fx.Node) -> None:
         graph.erase_node(node)
         return
     scale, zero_point = float(quantizer.step), int(quantizer.zero_point)
-    low, high = quantizer.grid.low, quantizer.grid.high
-    if kind(source) in CLIPS and len(source.users) == 1 and _clips(source, scale, zero_point, high):
-        inner = source.args[0]
-        node.update_arg(0, inner)
-        node.replace_input_with(source, inner)  # type: ignore[arg-type]
+    grid = quantizer.grid
+    low, high = grid.low, grid.high
+    value, inner = source, source.args[0] if source.args else None
+    clips = len(source.users) == 1 and _clips(source, scale, zero_point, high)
     with graph.inserting_before(node):
-        value = node.args[0]
-        if quantizer.grid != BYTE:  # files hold bytes; fewer bits are their lower part
-            ends = (scale * (low - zero_point), scale * (high - zero_point))
-            value = graph.call_function(ATEN.hardtanh.default, (value, *ends))
-        value = graph.call_function(torch.ops.kezuri.rounded.default, (value, scale, zero_point))
-        value.meta |= source.meta
+        if clips and kind(source) == "hardsigmoid" and grid == BYTE and _is_rounded(inner):
+            value = graph.call_function(torch.ops.kezuri.hard_sigmoid.default, (inner, scale))
+        else:
+            if clips and kind(source) in CLIPS:
+                assert isinstance(inner, fx.Node)
+                value = inner
+            if grid != BYTE:  # files hold bytes; fewer bits are their lower part
+                ends = (scale * (low - zero_point), scale * (high - zero_point))
+                value = graph.call_function(ATEN.hardtanh.default, (value, *ends))
+            value = graph.call_function(torch.ops.kezuri.rounded.default, (value, scale, zero_point))
+    value.meta |= source.meta
     node.replace_all_uses_with(value)
     graph.erase_node(node)
 
 
+def _is_rounded(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.target is torch.ops.kezuri.rounded.default
+
+
 def _clips(node: fx.Node, scale: float, zero_point: int, high: int) -> bool:
     """Whether what the operation clips to is rounded to the ends of the grid."""
-    ceiling = {"relu": float("inf"), "relu6": 6.0}.get(kind(node))
+    ceiling = {"relu": float("inf"), "relu6": 6.0, "hardsigmoid": 1.0}.get(kind(node))
     floor = 0.0
+    if ceiling is None and kind(node) != "hardtanh":
+        return False
     if ceiling is None:
         floor = float(node.args[1]) if len(node.args) > 1 else -1.0  # type: ignore[arg-type]
         ceiling = float(node.args[2]) if len(node.args) > 2 else 1.0  # type: ignore[arg-type]

@@ -10,6 +10,8 @@ from kezuri.model.channels import operation
 from kezuri.model.in_place import out_of_place_
 
 ATEN = torch.ops.aten
+SIGMOIDS = {"silu": ATEN.sigmoid.default, "hardswish": ATEN.hardsigmoid.default}
+"""Activations that are what comes in times a function of it."""
 
 
 def calls(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -40,21 +42,38 @@ def is_float(node: fx.Node) -> bool:
 
 def is_weight(node: object) -> bool:
     """Whether it is a parameter or buffer, or is computed from such alone."""
-    if not isinstance(node, fx.Node):
-        return True
-    if node.op == "get_attr":
-        return True
-    return node.op == "call_function" and bool(node.args) and all(is_weight(n) for n in node.all_input_nodes)
+    seen: set[fx.Node] = set()
+    left = [node]
+    while left:  # networks are deeper than calls may be
+        one = left.pop()
+        if not isinstance(one, fx.Node) or one.op == "get_attr" or one in seen:
+            continue
+        if one.op != "call_function" or not one.args:
+            return False
+        seen.add(one)
+        left += one.all_input_nodes
+    return True
 
 
-def normalise_(graph: fx.Graph, *, attention: bool) -> None:
-    """Operations in place become ordinary ones; fused attention its matrix products, if asked for."""
+def normalise_(graph: fx.Graph, *, attention: bool, swish: bool) -> None:
+    """Operations in place become ordinary ones; if asked for, fused attention its matrix products, and
+    activations that are a product with a sigmoid become one."""
     out_of_place_(graph)
     for node in calls(graph):
+        if swish and kind(node) in SIGMOIDS:
+            _as_product(graph, node)
         if kind(node) == "mean":
             _as_pool(graph, node)
         if attention and kind(node) == "scaled_dot_product_attention":
             _lower_attention(graph, node)
+
+
+def _as_product(graph: fx.Graph, node: fx.Node) -> None:
+    with graph.inserting_before(node):
+        sigmoid = _call(graph, SIGMOIDS[kind(node)], node.args[:1])
+        result = _call(graph, ATEN.mul.Tensor, (node.args[0], sigmoid))
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
 
 
 def _as_pool(graph: fx.Graph, node: fx.Node) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, fx
 from kezuri.quantization.graph import calls, is_float, is_weight, kind, shape
 
 SUMS = ("add", "cat")
+SIGMOIDS = ("sigmoid", "hardsigmoid")
 SAME_SCALE = ("max_pool1d", "max_pool2d", "max_pool3d")
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
 POOLS = (*AVERAGES, "avg_pool1d", "adaptive_avg_pool1d", "mean")
@@ -87,6 +88,8 @@ def ceiling_of(node: fx.Node) -> float:
     """What a clipping from zero up lets pass at most; inf for all else."""
     if kind(node) == "relu6":
         return 6.0
+    if kind(node) == "hardsigmoid":
+        return 1.0
     if kind(node) != "hardtanh":
         return inf
     low, high = node.args[1] if len(node.args) > 1 else -1.0, node.args[2] if len(node.args) > 2 else 1.0

@@ -112,7 +112,7 @@ def with_quantizers(model: nn.Module, inputs: tuple[Tensor, ...], scheme: Scheme
         if node.op == "get_attr" and node.target in tensors:
             node.meta["val"] = tensors[node.target]
     _replace_(network.graph, scheme.replaced)
-    normalise_(network.graph, attention=scheme.attention)
+    normalise_(network.graph, attention=scheme.attention, swish=scheme.swish is not False)
     network.graph.eliminate_dead_code()
     placement = place(network.graph, spared=scheme.spared, gates=scheme.gates)
     _check_names(placement, scheme)

@@ -64,6 +64,12 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[1], 1, 1)
 
 
+@torch.library.custom_op("kezuri::hard_sigmoid", mutates_args=())
+def hard_sigmoid(x: Tensor, scale: float) -> Tensor:
+    """min(max(x + 3, 0), 6) / 6 on the grid of the integers 0 … 255, whose last is 1 at most."""
+    return fake_quant(F.hardsigmoid(x), torch.tensor(scale), torch.tensor(0), BYTE)
+
+
 @space_to_depth.register_fake
 def _(x: Tensor, block: int) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[1] * block**2, x.shape[2] // block, x.shape[3] // block)
@@ -73,6 +79,11 @@ def _(x: Tensor, block: int) -> Tensor:
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, pads: list[int]) -> Tensor:  # noqa: ARG001
     sides = (x.shape[2 + dim] + pads[dim] + pads[2 + dim] - weight.shape[2 + dim] + 1 for dim in range(2))
     return x.new_empty(x.shape[0], weight.shape[0], *sides)
+
+
+@hard_sigmoid.register_fake
+def _(x: Tensor, scale: float) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(x)
 
 
 def translations() -> Mapping[Callable[..., object], Callable[..., object]]:
@@ -96,6 +107,15 @@ def translations() -> Mapping[Callable[..., object], Callable[..., object]]:
     def to_conv(x: Any, weight: Any, bias: Any, pads: Sequence[int]) -> Any:
         return op.Conv(x, weight, bias, pads=pads)
 
+    def to_hard_sigmoid(x: Any, scale: float) -> Any:
+        """A sum whose integers end where the clipping does, read as a sixth of it."""
+        zero = op.Constant(value=onnx_ir.tensor(np.uint8(0)))
+        three = op.Constant(value=onnx_ir.tensor(np.uint8(1))), op.Constant(value_float=3.0), zero
+        total = op.QuantizeLinear(
+            op.Add(x, op.DequantizeLinear(*three)), op.Constant(value_float=6 * scale), zero
+        )
+        return op.DequantizeLinear(total, op.Constant(value_float=scale), zero)
+
     ops = torch.ops.kezuri
     return {
         ops.rounded.default: to_rounded,
@@ -103,4 +123,5 @@ def translations() -> Mapping[Callable[..., object], Callable[..., object]]:
         ops.global_pool.default: op.GlobalAveragePool,
         ops.space_to_depth.default: to_depth,
         ops.conv2d.default: to_conv,
+        ops.hard_sigmoid.default: to_hard_sigmoid,
     }

@@ -1,5 +1,6 @@
 """Proof that a file of integers answers as its network does, or the first layer that does not."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kezuri.data import Part
 from kezuri.model.modes import device_of
 from kezuri.model.program import Program
 from kezuri.quantization.folding import shipped
+from kezuri.quantization.graph import calls, kind
 from kezuri.runtime.parity import Parity, check_parity
 from kezuri.runtime.runner import Runner
 from kezuri.train.device import Device
@@ -78,7 +80,7 @@ def first_difference(network: Program, path: Path, images: Tensor) -> str | None
     Args:
         images: (N, C, H, W).
     """
-    expected = _Watching(shipped(network)).values(images.to(device_of(network)).cpu())
+    expected = _Watching(shipped(network, aligned=False)).values(images.to(device_of(network)).cpu())
     proto = onnx.load(path)
     after = {node.input[0]: node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
     rounded = {
@@ -89,6 +91,8 @@ def first_difference(network: Program, path: Path, images: Tensor) -> str | None
     names = [name for name in expected if name in rounded]
     for name, value in zip(names, _answers(proto, [rounded[name] for name in names], images), strict=True):
         wanted, scale = expected[name]
+        if value.ndim == wanted.dim() > 1:
+            value = value[:, : wanted.shape[1]]  # behind them there may be channels of zeros
         if wanted.shape != value.shape:
             return f"first at {name}: {list(value.shape)} numbers, {list(wanted.shape)} in PyTorch"
         steps = np.abs(value - wanted.numpy()) / scale
@@ -115,11 +119,20 @@ def _answers(proto: onnx.ModelProto, names: Sequence[str], images: Tensor) -> li
 
 
 class _Watching(fx.Interpreter):
-    """Runs a shipped network and keeps what is rounded, with the scale, by the name of what came before."""
+    """Runs a shipped network and keeps what is rounded, with the scale, by the name of what came before.
+
+    Names are those that the exporter gives, which numbers operations of a kind as they come.
+    """
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
         self.found: dict[str, tuple[Tensor, float]] = {}
+        self.names: dict[fx.Node, str] = {}
+        seen: Counter[str] = Counter()
+        for node in calls(network.graph):
+            name = kind(node)
+            self.names[node] = f"{name}_{seen[name]}" if seen[name] else name
+            seen[name] += 1
 
     def values(self, images: Tensor) -> dict[str, tuple[Tensor, float]]:
         self.run(images)
@@ -131,5 +144,6 @@ class _Watching(fx.Interpreter):
         if n.target is not torch.ops.kezuri.rounded.default or not isinstance(source, fx.Node):
             return result
         if source.target not in MOVING:
-            self.found.setdefault(source.name, (result, float(n.args[1])))  # type: ignore[arg-type]
+            name = self.names.get(source, source.name)
+            self.found.setdefault(name, (result, float(n.args[1])))  # type: ignore[arg-type]
         return result

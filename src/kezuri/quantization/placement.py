@@ -2,12 +2,13 @@
 
 What runs in integers needs all its inputs and its output rounded, or the runtime's kernels for floats run and
 the conversions come on top. Convolutions, linear layers, sums, concatenations and pools over rounded values
-do; attention's two products do; what comes in between (squeeze-and-excite gates, hard-swish, softmax, norms)
-stays in floats and is named with the reason.
+do; attention's two products do; gates, and activations that are a product with a sigmoid, do. What comes in
+between (softmax, norms, GELU) stays in floats and is named with the reason.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import prod
 
 from torch import fx
 
@@ -16,7 +17,9 @@ from kezuri.quantization.graph import calls, is_float, kind, shape
 from kezuri.quantization.macs import CONVOLUTIONS, PRODUCTS, TRANSPOSED, macs
 from kezuri.quantization.neighbours import (
     AVERAGES,
+    POOLS,
     SAME_SCALE,
+    SIGMOIDS,
     SUMS,
     clipped,
     gates_in,
@@ -95,13 +98,13 @@ class Placement:
         return [node for node in sorted(self.whole) if kind(node) in PRODUCTS]
 
 
-def place(graph: fx.Graph, *, spared: Iterable[str] = (), gates: bool = False) -> Placement:
+def place(graph: fx.Graph, *, spared: Iterable[str] = (), gates: bool = True) -> Placement:
     """Decides what of a graph runs in integers.
 
     Args:
         graph: normalised (`normalise_`), with shapes noted.
         spared: names of layers that stay in floats.
-        gates: whether squeeze-and-excite gates go to integers too, which brings no time.
+        gates: whether the layers of squeeze-and-excite gates go to integers, too.
     """
     return _Placing(graph, set(spared), gates).run()
 
@@ -109,7 +112,8 @@ def place(graph: fx.Graph, *, spared: Iterable[str] = (), gates: bool = False) -
 class _Placing:
     def __init__(self, graph: fx.Graph, spared: set[str], gates: bool) -> None:
         self.graph, self.spared = graph, spared
-        self.gate = set() if gates else set(gates_in(graph))
+        gate = () if gates else gates_in(graph)
+        self.gate = {node for node in gate if kind(node) not in POOLS}
         self.written = written(graph)
         self.found = Placement()
         self.ready = {node for node in graph.nodes if node.op == "placeholder" and is_float(node)}
@@ -131,8 +135,10 @@ class _Placing:
             self._layer(node, name)
         elif name in PRODUCTS:
             self._product(node, name)
-        elif name in SUMS and self._is_sum(node):
+        elif (name in SUMS and self._is_sum(node)) or (name == "mul" and self._is_gating(node)):
             self._whole(node, operands_of(node))
+        elif name in SIGMOIDS and node.all_input_nodes and self._is_moved(node, node.all_input_nodes[0]):
+            self._whole(node, node.all_input_nodes)
         elif name in (*SAME_SCALE, *AVERAGES) and node.all_input_nodes:
             self._passed(node, name)
         elif (source := moved_from(node)) is not None and self._is_moved(node, source):
@@ -190,6 +196,14 @@ class _Placing:
         if len(operands) < 2 or node in self.gate or self.written.intersection(operands):
             return False
         return any(one in self.ready for one in operands)
+
+    def _is_gating(self, node: fx.Node) -> bool:
+        """Whether it multiplies maps that are there in integers, one by one or channel by channel."""
+        operands = operands_of(node)
+        if len(operands) != 2 or node in self.gate or self.written.intersection(operands):
+            return False
+        wide = max(operands, key=lambda one: prod(shape(one)))
+        return wide in self.ready and all(len(shape(one)) == 4 for one in operands)
 
     def _whole(self, node: fx.Node, operands: list[fx.Node]) -> None:
         self.found.whole.add(node)

@@ -38,7 +38,8 @@ def quantize(
     spared: Sequence[str] = (),
     per_channel: bool = True,
     attention: bool = True,
-    gates: bool = False,
+    gates: bool = True,
+    swish: bool = True,
     replaced: Mapping[str, Replacement] | None = None,
     observer: str | Observer | None = None,
     weight_observer: str | Observer | None = None,
@@ -68,7 +69,9 @@ def quantize(
         spared: names of layers that stay in floats.
         per_channel: whether each output of a weight has its own scale.
         attention: whether the products of attention go to integers.
-        gates: whether squeeze-and-excite gates do, which brings no time.
+        gates: whether the layers of squeeze-and-excite gates do.
+        swish: whether SiLU and hard-swish do, as products with a sigmoid, which is faster in ONNX Runtime and
+            SiLU slower in OpenVINO.
         replaced: activations without an integer kernel to replace, `{"hardswish": "relu"}`; needs training.
         observer, weight_observer: how ranges of activations and of weights are found, by name (`kezuri list`)
             or as a method; "min_max" for 8 bits and "mse" for less, if none is named.
@@ -100,6 +103,7 @@ def quantize(
         per_channel=per_channel,
         attention=attention,
         gates=gates,
+        swish=swish,
         replaced={} if replaced is None else replaced,
     )
     lowest = min([bits, *scheme.layer_bits.values()])

@@ -118,15 +118,20 @@ class Quantized:
         """The network: it computes what the integers will, and trains (quantization-aware training)."""
         return self.prepared.network
 
-    def export(self, path: Path | str) -> Path:
+    def export(self, path: Path | str, *, aligned: bool = True) -> Path:
         """Writes one ONNX file that runs in integers; the model stays as it is.
+
+        Args:
+            path: the file to write; whole or absent, also when interrupted.
+            aligned: whether channels of zeros are added where they make kernels faster: the answers are the
+                same, and a cut network runs up to twice as fast for a few per cent more bytes.
 
         Raises:
             ModelError: it cannot be exported; the operation at fault is named.
             UsageError: the model takes something else than one batch of images.
             ResourceError: the file cannot be written.
         """
-        return export_quantized(self.model, image_shape_of(self.inputs), Path(path))
+        return export_quantized(self.model, image_shape_of(self.inputs), Path(path), aligned=aligned)
 
     def save(
         self,

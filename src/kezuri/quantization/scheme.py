@@ -1,7 +1,7 @@
 """How a model is turned into integers, as plain data that is kept with the model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from kezuri.core.errors import UsageError
@@ -9,6 +9,8 @@ from kezuri.quantization.affine import BITS
 from kezuri.quantization.fake import Ranges
 
 Replacement = Literal["relu", "relu6"]
+FUSING = ("openvino",)
+"""Runtimes that compute SiLU along with the layer before it, faster than as a product of integers."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Scheme:
         spared: names of layers that stay in floats.
         per_channel: whether weights have a scale for each output; the runtime is as fast with them.
         attention: whether attention's products go to integers; if not, attention stays fused.
-        gates: whether squeeze-and-excite gates do.
+        gates: whether the layers of squeeze-and-excite gates do.
+        swish: whether SiLU and hard-swish do, as products with a sigmoid. None leaves it to where the model
+            ships: ONNX Runtime gains by it, OpenVINO computes them along with the layer before.
         ranges: what training does to the ranges of activations: "fixed" as calibrated, "moving" along with
             what passes, "learned" (LSQ; the scales of weights too). Scales of weights follow the weights
             otherwise.
@@ -38,7 +42,8 @@ class Scheme:
     spared: tuple[str, ...] = ()
     per_channel: bool = True
     attention: bool = True
-    gates: bool = False
+    gates: bool = True
+    swish: bool | None = None
     ranges: Ranges = "fixed"
     replaced: Mapping[str, Replacement] = field(default_factory=dict)
 
@@ -51,8 +56,9 @@ class Scheme:
             _check_bits(f"layer_bits of {layer!r}", bits)
         if not isinstance(self.spared, tuple) or not all(isinstance(name, str) for name in self.spared):
             raise UsageError(f"spared are names of layers, got {self.spared!r}")
-        for name in ("per_channel", "attention", "gates"):
-            if not isinstance(value := getattr(self, name), bool):
+        for name in ("per_channel", "attention", "gates", "swish"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and (name, value) != ("swish", None):
                 raise UsageError(f"{name} is true or false, got {value!r}")
         check_ranges(self.ranges)
         if not isinstance(self.replaced, Mapping):
@@ -65,6 +71,10 @@ class Scheme:
                     f"replaced: {', '.join(REPLACEABLE)} can become {' or '.join(REPLACEMENTS)}; "
                     f"got {name!r}: {other!r}"
                 )
+
+    def suited(self, runtime: str) -> "Scheme":
+        """With what is left to the runtime decided, by the runner's name."""
+        return self if self.swish is not None else replace(self, swish=runtime not in FUSING)
 
 
 def _check_bits(what: str, bits: object) -> None:

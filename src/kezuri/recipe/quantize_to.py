@@ -51,7 +51,8 @@ def quantize_to(
         labels: (N,) of the images in order, where `calibration` is a batch or batches; the model's own
             answers are what is kept if there are none.
         table: a file that keeps what was measured, and from which another budget takes it again.
-        runtime: the name of a runner; where a budget of latency is measured, on one thread.
+        runtime: where the model ships, the name of a runner; a budget of latency is measured there, on one
+            thread.
         seed, progress: as in `quantize`.
 
     Returns:
@@ -63,7 +64,7 @@ def quantize_to(
         DataError, ModelError: as of `quantize`.
     """
     budget = _budget(budget)
-    scheme, method = scheme or Scheme(), method or _usual(budget)
+    scheme, method = (scheme or Scheme()).suited(runtime), method or _usual(budget)
     batches = calibration_batches(model, calibration, method, seed=seed)
     race = FileRace(runtime) if budget.metric == "latency" else None
     found = allocate_layers(

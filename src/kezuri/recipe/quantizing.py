@@ -49,7 +49,7 @@ class Quantizing:
             raise UsageError("the model is quantized already: quantize once, with the bits it shall have")
         self.plan, self.resources, self.stage = plan, resources, stage
         self.state, self.model, self.masks = state, state.model, state.masks
-        self.scheme, self.method = plan.scheme(), plan.method()
+        self.scheme, self.method = plan.scheme().suited(resources.goal.runtime), plan.method()
         self.batches = calibration_batches(
             state.model, resources.data, self.method, seed=derive(resources.seed, stage)
         )
