@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -135,6 +136,33 @@ def test_times_of_layers_are_those_of_the_layers_alone(heavy, views, tmp_path):
         (["integers", "plain"], (1, 64, 32, 32)),
         (["integers", "plain"], (1, 64)),
     ]
+
+
+def test_layers_are_timed_as_wide_as_the_file_has_them(views, tmp_path):
+    from kezuri.quantization.layer_times import LayerTimes
+    from kezuri.quantization.quantize import quantize
+
+    shapes = []
+
+    class Noting(FileRace):
+        def __call__(self, files, shape):
+            if "integers" in files:
+                graph = onnx.load(files["integers"]).graph
+                weights = [tuple(one.dims) for one in graph.initializer if len(one.dims) == 4]
+                shapes.append((shape[1], *weights))
+            return dict.fromkeys(files, 1.0)
+
+    layers = [
+        nn.Conv2d(3, 30, 3),
+        nn.Conv2d(30, 30, 3, groups=30),
+        nn.Conv2d(30, 5, 1),
+        nn.Conv2d(5, 5, 1, groups=5),
+    ]
+    prepared = quantize(nn.Sequential(*layers), views).prepared
+    times = LayerTimes(prepared, (views[:1],), Noting(), tmp_path)
+    for site in prepared.sites:
+        times.of(site)
+    assert shapes == [(3, (32, 4, 3, 3)), (32, (32, 1, 3, 3)), (32, (5, 32, 1, 1)), (5, (5, 1, 1, 1))]
 
 
 def test_a_budget_of_time_that_nothing_keeps_says_how_fast_it_gets(heavy, views):

@@ -29,6 +29,12 @@ PAIRED = ("add", "mul")
 FLATTENING = ("flatten", "view", "reshape")
 
 
+def wide(channels: int, *, depthwise: bool) -> int:
+    """How many channels kernels of integers want for so many."""
+    step = WIDE_STEP if depthwise or channels < WIDE_STEP else STEP
+    return channels if channels < FEWEST else channels + -channels % step
+
+
 @dataclass
 class _Group:
     """Values with the same channels, and the layers at them.
@@ -53,10 +59,8 @@ class _Group:
         layers = [*self.writers, *self.readers, *self.depthwise]
         if self.stuck or not self.writers or not any(_in_integers(layer) for layer in layers):
             return 0
-        if self.channels < FEWEST:
-            return 0
-        wide = self.channels < WIDE_STEP or any(_in_integers(layer) for layer in self.depthwise)
-        return -self.channels % (WIDE_STEP if wide else STEP)
+        depthwise = any(_in_integers(layer) for layer in self.depthwise)
+        return wide(self.channels, depthwise=depthwise) - self.channels
 
 
 def align_channels_(network: nn.Module, graph: fx.Graph, home: str) -> None:

@@ -7,6 +7,7 @@ choices are therefore timed as a whole, too (`kezuri.quantization.latency_budget
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +17,15 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from kezuri.artifact.atomic import write_bytes
 from kezuri.model.modes import evaluating
+from kezuri.quantization.alignment import wide
 from kezuri.quantization.network import Quantizable, Site
 from kezuri.quantization.ptq import layer_map
 from kezuri.quantization.quantize import quantize
+from kezuri.quantization.rounding import LayerMap
 from kezuri.runtime.export import OPSET, export_onnx, serialized
 
 FEW, MANY = 16, 100_000
@@ -65,7 +69,8 @@ class LayerTimes:
         return self._known[made]
 
     def _timed(self, site: Site, x: Tensor, answers: int) -> tuple[float, float]:
-        alone, shape = self._alone(site), tuple(x.shape[1:])
+        alone, x = self._alone(site, x)
+        shape = tuple(x.shape[1:])
         plain, integers = self.folder / "layer.onnx", self.folder / "layer-int8.onnx"
         export_onnx(alone, shape, plain)  # type: ignore[arg-type]
         quantize(alone, x).export(integers)
@@ -74,10 +79,12 @@ class LayerTimes:
         ends = conversion * (x.numel() + answers)
         return max(found["plain"] - call, 0.0) + ends, max(found["integers"] - call - ends, 0.0)
 
-    def _alone(self, site: Site) -> nn.Module:
-        """The layer by itself, with a bias, as folding gives it one."""
+    def _alone(self, site: Site, x: Tensor) -> tuple[nn.Module, Tensor]:
+        """The layer by itself and its input, with a bias and as many channels as the file gives them."""
         weight = self.prepared.weight(site).detach().cpu()
         settings = layer_map(self.nodes[site.node])
+        if settings is not None:
+            weight, x, settings = _wide(weight, x, settings)
         layer: nn.Module
         if settings is None:
             layer = nn.Linear(weight.shape[1], weight.shape[0])
@@ -94,7 +101,7 @@ class LayerTimes:
             )
         with torch.no_grad():
             layer.weight.copy_(weight)
-        return nn.Sequential(layer).eval()
+        return nn.Sequential(layer).eval(), x
 
     @cached_property
     def overheads(self) -> tuple[float, float]:
@@ -105,6 +112,19 @@ class LayerTimes:
             write_bytes(path, serialized(_conversions(numbers)))
             took.append(self.race({"": path}, (1, numbers))[""])
         return took[0], max(took[1] - took[0], 0.0) / (2 * (MANY - FEW))
+
+
+def _wide(weight: Tensor, x: Tensor, layer: LayerMap) -> tuple[Tensor, Tensor, LayerMap]:
+    """A layer over images with channels of zeros (`kezuri.quantization.alignment`)."""
+    depthwise = layer.groups == x.shape[1] == len(weight)
+    if weight.dim() != 4 or (layer.groups > 1 and not depthwise):
+        return weight, x, layer
+    inputs, outputs = (
+        wide(channels, depthwise=depthwise) - channels for channels in (x.shape[1], len(weight))
+    )
+    weight = F.pad(weight, (0, 0, 0, 0, 0, 0 if depthwise else inputs, 0, outputs))
+    x = F.pad(x, (0, 0, 0, 0, 0, inputs))
+    return weight, x, replace(layer, groups=x.shape[1]) if depthwise else layer
 
 
 def _each(numbers: tuple[int, ...], places: int) -> tuple[int, ...]:
