@@ -66,6 +66,7 @@ def test_on_request_they_stay_whole_and_in_floats():
 def test_behind_floats_they_stay_in_floats():
     found = prepared(activated("hardswish"), spared=("0.0",))
     assert [one.kind for one in found.floats][:3] == ["conv2d", "hardsigmoid", "mul"]
+    assert [one.name for one in found.floats][1:3] == ["hardswish_sigmoid", "hardswish_product"]
 
 
 def test_a_gate_opens_and_shuts_integers():

@@ -70,8 +70,8 @@ def normalise_(graph: fx.Graph, *, attention: bool, swish: bool) -> None:
 
 def _as_product(graph: fx.Graph, node: fx.Node) -> None:
     with graph.inserting_before(node):
-        sigmoid = _call(graph, SIGMOIDS[kind(node)], node.args[:1])
-        result = _call(graph, ATEN.mul.Tensor, (node.args[0], sigmoid))
+        sigmoid = _call(graph, SIGMOIDS[kind(node)], node.args[:1], name=f"{node.name}_sigmoid")
+        result = _call(graph, ATEN.mul.Tensor, (node.args[0], sigmoid), name=f"{node.name}_product")
     node.replace_all_uses_with(result)
     graph.erase_node(node)
 
@@ -118,9 +118,11 @@ def _masked(graph: fx.Graph, scores: fx.Node, mask: fx.Node) -> fx.Node:
     return _call(graph, ATEN.masked_fill.Scalar, (scores, hidden, -math.inf))
 
 
-def _call(graph: fx.Graph, target: torch._ops.OpOverload, args: tuple[object, ...]) -> fx.Node:
+def _call(
+    graph: fx.Graph, target: torch._ops.OpOverload, args: tuple[object, ...], *, name: str | None = None
+) -> fx.Node:
     """A new operation, with the shape of its result noted."""
-    node = graph.call_function(target, args)  # type: ignore[arg-type]
+    node = graph.create_node("call_function", target, args, name=name)  # type: ignore[arg-type]
     values = [a.meta.get("val") if isinstance(a, fx.Node) else a for a in args]
     node.meta["val"] = target(*values)
     return node
