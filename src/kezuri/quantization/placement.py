@@ -31,6 +31,7 @@ from kezuri.quantization.neighbours import (
 )
 
 LAYERS = (*CONVOLUTIONS, "linear")
+AS_ASKED = "left in floats as asked"
 NO_KERNEL = "no integer kernel for it here"
 
 
@@ -167,7 +168,7 @@ class _Placing:
         if source in self.written:
             return self._float(node, name, "what it reads is written in place", macs(node))
         if layer in self.spared:
-            return self._float(node, name, "left in floats as asked", macs(node))
+            return self._float(node, name, AS_ASKED, macs(node))
         if node in self.gate:
             return self._float(node, name, "squeeze-and-excite gate", macs(node))
         norm = norm_behind(node)

@@ -19,9 +19,11 @@ from kezuri.quantization.fake import Ranges
 from kezuri.quantization.graph import kind
 from kezuri.quantization.macs import PRODUCTS
 from kezuri.quantization.network import Quantizable
+from kezuri.quantization.placement import AS_ASKED
 from kezuri.quantization.portable import quantization_of
 from kezuri.quantization.scheme import check_ranges
 
+FOR_ACCURACY = "left in floats for the accuracy"
 SHOWN = 3  # names of operations of a kind
 
 
@@ -207,11 +209,11 @@ def report_of(
         notes: what `calibrate_` told, and others.
     """
     with evaluating(prepared.network):
-        rows = tuple(_rows(prepared, max(prepared.macs, 1)))
+        rows = tuple(_rows(prepared, max(prepared.macs, 1), spared))
     return Report(rows, prepared.scheme.activation_bits, images, spared, notes)
 
 
-def _rows(prepared: Quantizable, total: int) -> Iterator[Row]:
+def _rows(prepared: Quantizable, total: int, spared: tuple[str, ...]) -> Iterator[Row]:
     kinds = {node.name: kind(node) for node in prepared.network.graph.nodes}
     for site in prepared.sites:
         quantizer = prepared.weight_quantizer(site)
@@ -223,4 +225,5 @@ def _rows(prepared: Quantizable, total: int) -> Iterator[Row]:
     for name, macs in prepared.products.items():
         yield Row(name, prepared.scheme.activation_bits, None, macs / total, kind=kinds[name])
     for one in prepared.floats:
-        yield Row(one.name, None, None, one.macs / total, one.reason, one.kind)
+        reason = FOR_ACCURACY if one.reason == AS_ASKED and one.name in spared else one.reason
+        yield Row(one.name, None, None, one.macs / total, reason, one.kind)
