@@ -18,6 +18,7 @@ from kezuri.core.errors import GoalUnreachable, Interrupted, KezuriError, Recipe
 from kezuri.core.goal import Goal
 from kezuri.data import from_tensors
 from kezuri.distillation.tap import features
+from kezuri.measure.macs import count_params
 from kezuri.quantization.budget import Budget
 from kezuri.quantization.fake import WeightQuant, quantizers_of
 from kezuri.quantization.observers.mse import Mse
@@ -28,6 +29,7 @@ from kezuri.recipe.foresight import foresee
 from kezuri.recipe.listener import SilentListener
 from kezuri.recipe.prepare import prepare
 from kezuri.recipe.recipe import recipe_from, recipe_from_json
+from kezuri.recipe.requantizing import in_floats, quantized_before
 from kezuri.recipe.run import resources_of, run
 from kezuri.recipe.step import ModelState
 from kezuri.recipe.steps.quantize import Quantize
@@ -503,9 +505,14 @@ QUANTIZE = "  - {use: quantize}\n"
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        (QUANTIZE + CUT, r"step 2 \(prune\) cannot prune what step 1 \(quantize\) has quantized"),
-        (QUANTIZE + MASKED, r"step 2 \(prune\) cannot prune what step 1"),
-        (QUANTIZE + "  - {use: pcas, epochs: 1}\n", r"step 2 \(pcas\) cannot prune what step 1"),
+        (
+            "  - {use: quantize, equalize: true, per_channel: false}\n" + CUT,
+            r"step 2 \(prune\) cannot prune what step 1 \(quantize\) has quantized with equalize",
+        ),
+        (
+            "  - {use: quantize, replaced: {relu6: relu}}\n" + MASKED,
+            r"step 2 \(prune\) cannot prune what step 1 \(quantize\) has quantized with replaced",
+        ),
         (QUANTIZE * 2, r"step 2 \(quantize\) quantizes again what step 1 \(quantize\) has quantized"),
         (MASKED + CUT + QUANTIZE, r"step 2 \(prune\) cannot cut what step 1 \(prune\) has masked"),
         ("  - {use: quantize, spared: [conv9]}\n", "no layer to quantize named 'conv9'"),
@@ -555,3 +562,57 @@ def test_silu_is_a_product_where_the_runtime_gains_by_it(setting, runtime, whole
     state = prepared.recipe.steps[0].apply(ModelState(prepared.model), resources, stage="1-quantize")
     assert ("aten.silu" in state.model.code) == whole
     assert state.quantization.swish != whole
+
+
+ROUNDED = "  - {use: quantize, images: 64, train: never, keep: {accuracy: 0}}\n"
+
+
+@pytest.mark.parametrize("cut", [CUT, MASKED])
+def test_what_is_quantized_is_pruned_in_floats_and_rounded_again(ready, tmp_path, cut):
+    prepared = ready(ROUNDED + cut)
+    folder = run(prepared, runs=tmp_path)
+    stages = resources_of(prepared, folder).stages
+    state, before = stages.state_in(folder.model("final")), stages.state("1-quantize")
+    assert state.quantization == before.quantization and quantizers_of(state.model)
+    weights = integers_of(folder.model("final") / "model.onnx")
+    if cut is CUT:
+        assert state.structure.kept
+        assert sum(each.numel() for each in state.model.parameters()) < 0.9 * count_params(prepared.model)
+    else:
+        assert state.masks is not None and state.masks.sparsity == pytest.approx(0.5, abs=0.01)
+        assert sum(int((each == 0).sum()) for each in weights) >= state.masks.removed
+
+
+def test_the_floats_beneath_are_the_network_without_its_quantizers(apply, ready):
+    state, resources = apply(
+        "images: 64, train: always, bits: 3, finetune: {epochs: 1, lr: 0.02, batch_size: 30}"
+    )
+    found = in_floats(state, resources)
+    assert found.quantization is None and isinstance(found.model, nn.Sequential)
+    for quantizer in quantizers_of(state.model).values():
+        quantizer.on = False
+    images = resources.data.validation.images
+    with torch.no_grad():
+        torch.testing.assert_close(
+            found.model.eval()(images), state.model.eval()(images), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_pruning_what_is_quantized_goes_on_after_a_kill(ready, tmp_path):
+    steps = ROUNDED.replace("train: never", f"train: always, {TUNED}") + CUT
+    whole = run(ready(steps), runs=tmp_path / "whole")
+    for after in (4, 10, 20):  # while it is quantized, while it is cut, while it is quantized again
+        with pytest.raises(Interrupted):
+            run(ready(steps), runs=tmp_path / "killed", listener=Stopping(after))
+    again = run(ready(steps), runs=tmp_path / "killed")
+    assert (again.model("final") / "model.onnx").read_bytes() == (
+        whole.model("final") / "model.onnx"
+    ).read_bytes()
+
+
+def test_quantizing_again_is_in_the_estimate_and_leaves_gone_layers_be(ready, tmp_path):
+    tuned = "  - {use: quantize, train: always, finetune: {epochs: 300}}\n"
+    first, second = ready(tuned + CUT), ready(CUT + tuned)
+    assert estimate(first, tmp_path).seconds > 1.1 * estimate(second, tmp_path).seconds
+    assert [quantize is not None for _, quantize in quantized_before(first.recipe)] == [False, True]
+    assert [quantize for _, quantize in quantized_before(second.recipe)] == [None, None]

@@ -1,15 +1,17 @@
 """The grid of a study as data."""
 
 from collections import Counter
+from itertools import permutations
 
 import pytest
 
 from kezuri.core.errors import RecipeError, UnknownName, UsageError
+from kezuri.recipe import study
 from kezuri.recipe.recipe import recipe_from_json
 from kezuri.recipe.steps.distill import Distill
 from kezuri.recipe.steps.prune import Prune
 from kezuri.recipe.steps.quantize import Quantize
-from kezuri.recipe.study import METHODS, Layers, Plan, cells
+from kezuri.recipe.study import LINKS, METHODS, Layers, Plan, cells
 
 LAYERS = Layers(conv=("features.0", "features.4"), dense=("fc1", "fc2"))
 
@@ -73,16 +75,22 @@ def test_pruning_touches_one_kind_of_layers():
         assert step.schedule.rates() == [0.5]
 
 
-def test_orders_that_cannot_be_are_refused_with_the_reason():
+def test_every_order_is_in_the_grid_and_none_is_refused():
     chains = [cell for cell in grid() if cell.method == "chain"]
-    refused = {cell.name: cell.refused for cell in chains if cell.refused}
-    assert set(refused) == {
-        "distill-quantize-prune",
-        "quantize-distill-prune",
-        "quantize-prune-distill",
-    }
-    assert all("cannot prune what step" in reason for reason in refused.values())
+    assert {cell.name for cell in chains} == {"-".join(order) for order in permutations(LINKS)}
+    assert not any(cell.refused for cell in chains)
     assert len({cell.epochs for cell in chains}) == 1
+
+
+def test_what_cannot_be_is_refused_with_the_reason(monkeypatch):
+    def refuse(recipe):
+        raise UsageError(f"{recipe.name} makes no sense")
+
+    monkeypatch.setattr(study, "check_order", refuse)
+    assert {cell.refused for cell in grid(methods=("ptq",))} == {
+        "student makes no sense",
+        "ptq makes no sense",
+    }
 
 
 def test_only_the_methods_asked_for_and_what_they_need():

@@ -86,14 +86,13 @@ def test_what_was_done_before_the_stop_stands(stopped):
     assert [line.split()[0] for line in listener.said[1:]] == ["1/8"]
     assert "min left" in listener.said[1]
     assert {row.name: row.status for row in view.rows if row.condition} == {"student": "finished"}
-    assert study_table(view).text().count("not started") == 4
+    assert study_table(view).text().count("not started") == 7
     assert [one.verdict for one in findings(view)] == [*["not measured"] * 3, "not measured yet"]
 
 
 def test_it_goes_on_and_ends(done):
     view = StudyView.read(done.path)
-    assert [row.status for row in view.rows].count("finished") == 5 and not view.failed
-    assert [row.status for row in view.rows].count("refused") == 3
+    assert [row.status for row in view.rows].count("finished") == 8 and not view.failed
 
 
 def test_shared_weights_are_trained_once(done):
@@ -117,9 +116,15 @@ def test_the_chain_is_smaller_and_every_row_is_measured(done):
     assert any(row["front"] for row in measured)
 
 
-def test_refused_orders_are_shown_with_the_reason(done):
-    said = refusals_table(StudyView.read(done.path)).text()
-    assert said.count("cannot prune what step") == 3 and "distill-quantize-prune" in said
+def test_what_is_refused_is_shown_with_the_reason(plan, monkeypatch, tmp_path):
+    def refuse(recipe):
+        if recipe.name == "ptq":
+            raise UsageError("it makes no sense")
+
+    monkeypatch.setattr("kezuri.recipe.study.check_order", refuse)
+    run_study(replace(plan, methods=("ptq",), epochs=1), tmp_path, device="cpu", threads=1)
+    said = refusals_table(StudyView.read(tmp_path)).text()
+    assert said.count("it makes no sense") == 1 and "ptq" in said
 
 
 def test_the_report_lies_in_the_folder(done):
@@ -156,7 +161,7 @@ def test_what_is_finished_stays_so_when_it_is_begun_again_and_stopped(plan, done
     with pytest.raises(Interrupted):
         run_study(wider, done.path, device="cpu", listener=listener, threads=1)
     after = statuses(done)
-    assert [status for (_, seed), status in after.items() if seed == 0].count("finished") == 5
+    assert [status for (_, seed), status in after.items() if seed == 0].count("finished") == 8
     assert after["student", 1] == "not started"
     view = StudyView.read(done.path)
     assert view.plan["seeds"] == 2 and view.row("distill-prune-quantize") is not None

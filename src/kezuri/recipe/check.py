@@ -22,6 +22,7 @@ from kezuri.recipe.foresight import (
     warnings_of,
 )
 from kezuri.recipe.prepare import Prepared
+from kezuri.recipe.requantizing import quantized_before
 from kezuri.recipe.run import resources_of
 from kezuri.recipe.sample_size import doubts
 
@@ -75,6 +76,8 @@ def estimate(prepared: Prepared, runs: Path, *, trace: bool = False) -> Estimate
         check_trainings(prepared, resources)
     scenes = rehearse(prepared, resources)
     seconds = sum(scene.step.seconds(scene.before, scene.resources) for scene in scenes) + _SECONDS_TO_FINISH
+    for scene, (_, quantize) in zip(scenes, quantized_before(prepared.recipe), strict=True):
+        seconds += 0.0 if quantize is None else quantize.seconds(scene.before, scene.resources)
     count = count_params(prepared.model)
     have = len(prepared.data.train)
     batch = max(images_at_once(step, have) for step in prepared.recipe.steps)

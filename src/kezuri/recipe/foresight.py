@@ -18,6 +18,7 @@ from kezuri.quantization.network import with_quantizers
 from kezuri.recipe.parts import parts_in
 from kezuri.recipe.prepare import Prepared
 from kezuri.recipe.recipe import Recipe
+from kezuri.recipe.requantizing import quantized_before
 from kezuri.recipe.step import ModelState, Resources, Step, steps
 from kezuri.recipe.steps.distill import Distill
 from kezuri.recipe.steps.fixmatch import FixMatchTraining
@@ -95,14 +96,11 @@ def check_order(recipe: Recipe) -> None:
     Raises:
         UsageError: names the two steps and says which order is right.
     """
+    list(quantized_before(recipe))
     quantized = masked = None
     for number, step in enumerate(recipe.steps, start=1):
         name, plan = f"step {number} ({steps.name_of(step)})", _pruning(step)
         masks = isinstance(step, PopulationTraining) or (plan is not None and not plan.cuts)
-        if quantized is not None and (plan is not None or isinstance(step, PruneBlocks | PopulationTraining)):
-            raise UsageError(
-                f"{name} cannot prune what {quantized} has quantized: prune first, then quantize"
-            )
         if quantized is not None and isinstance(step, Quantize):
             raise UsageError(f"{name} quantizes again what {quantized} has quantized: keep one of them")
         if masked is not None and (isinstance(step, PruneBlocks) or (plan is not None and plan.cuts)):

@@ -28,6 +28,7 @@ from kezuri.recipe.foresight import foresee, warnings_of
 from kezuri.recipe.listener import Listener, SilentListener
 from kezuri.recipe.prepare import Prepared, describe, prepare
 from kezuri.recipe.recipe import Recipe, recipe_from_json
+from kezuri.recipe.requantizing import apply_step, quantized_before
 from kezuri.recipe.sample_size import doubts
 from kezuri.recipe.stages import Stages
 from kezuri.recipe.step import ModelState, Resources
@@ -137,10 +138,11 @@ def _go(prepared: Prepared, folder: RunFolder, listener: Listener) -> None:
         foresee(prepared, resources)
     for warning in [*warnings_of(prepared, resources), *doubts(prepared)]:
         listener.warn(warning)
-    for number, step in enumerate(prepared.recipe.steps, start=1):
+    for number, (step, quantize) in enumerate(quantized_before(prepared.recipe), start=1):
         if step.compresses and resources.dense is None:
             resources = replace(resources, dense=state)
-        state = step.apply(state, resources, stage=f"{number}-{stage_name(prepared.recipe, number)}")
+        stage = f"{number}-{stage_name(prepared.recipe, number)}"
+        state = apply_step(step, quantize, state, resources, stage=stage)
     finish(resources.dense or state, state, resources, folder)
 
 
