@@ -247,7 +247,10 @@ def test_a_whole_run_and_its_report(ready, tmp_path):
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ("  - {use: quantize}\n  - {use: population}\n", "prune first, then quantize"),
+        (
+            "  - {use: quantize, equalize: true, per_channel: false}\n  - {use: population}\n",
+            "prune first, then quantize",
+        ),
         ("  - {use: population}\n  - {use: prune, criterion: l2}\n", "cut first, then mask"),
     ],
 )
