@@ -10,13 +10,12 @@ random, which does not matter to time. MobileNetV2 is that of torchvision, where
 """
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from quantize import NEEDED, SIDES, answers, network, row
+from quantize import SIDES, answers, installed, network, row
 from record import record
 
 from kezuri import export_onnx
@@ -40,10 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     findings = {}
-    for name in options.models.split(","):
-        if name in NEEDED and find_spec(NEEDED[name]) is None:
-            print(f"{name}: {NEEDED[name]} is not installed")
-            continue
+    for name in installed(options.models):
         for multiple in (1, 8):
             title = f"{name}, {SHARES.get(name, SHARE):.0%} of the channels cut, round_to {multiple}"
             findings[title] = found = measured(name, multiple, options)

@@ -13,7 +13,7 @@ torchvision and timm, where installed. ResNet-18 is also cut to half of its chan
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -46,15 +46,21 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     findings = {}
-    for name in options.models.split(","):
-        if name in NEEDED and find_spec(NEEDED[name]) is None:
-            print(f"{name}: {NEEDED[name]} is not installed")
-            continue
+    for name in installed(options.models):
         findings[name] = found = measured(name, options)
         print(f"\n{name}")
         for key, value in found.items():
             print(f"  {key:<42} {value}")
     print(record("quantize", findings, images=IMAGES, threads=1, makes=options.makes))
+
+
+def installed(models: str) -> Iterator[str]:
+    """The names of those whose package is there; says which others there are."""
+    for name in models.split(","):
+        if name in NEEDED and find_spec(NEEDED[name]) is None:
+            print(f"{name}: {NEEDED[name]} is not installed")
+        else:
+            yield name
 
 
 def arguments() -> argparse.Namespace:

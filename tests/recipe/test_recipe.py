@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,29 @@ def test_reads_methods_from_plain_data():
 def test_complete_plain_data_gives_the_same_recipe():
     recipe = built()
     assert recipe_from_json(recipe.to_json(), "recipe.json") == recipe
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "quantize",
+        "quantize, finetune: {}",
+        "quantize, budget: {size: 0.2}",
+        "prune, criterion: l2",
+        "prune, criterion: l2, search: {evaluations: 10}",
+        "pcas",
+        "population",
+        "prune_blocks, drop: 1",
+        "distill, student: {use: resnet8}",
+        "fixmatch",
+        "train",
+    ],
+)
+def test_complete_plain_data_is_the_same_to_the_byte(step):
+    """A run is named by it, and `resume` refuses one whose recipe changed."""
+    recipe = built(f"{TEXT.partition('  - use: train')[0]}  - {{use: {step}}}\n")
+    again = recipe_from_json(json.loads(json.dumps(recipe.to_json())), "recipe.json")
+    assert json.dumps(again.to_json()) == json.dumps(recipe.to_json())
 
 
 def test_ceilings_are_read_by_name():

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from kezuri.quantization.graph import ATEN, calls, kind, shape
-from kezuri.quantization.operators import space_to_depth
+from kezuri.quantization.operators import in_integers, is_rounded, space_to_depth
 from kezuri.quantization.ptq import layer_map
 from kezuri.quantization.rounding import LayerMap
 
@@ -58,14 +58,11 @@ def widen_first_layers_(network: nn.Module, graph: fx.Graph) -> None:
 
 def _reads_images(node: fx.Node) -> bool:
     """Whether it is in integers, and few channels that were never in integers before are read by it alone."""
-    source, weight = node.args[:2]
-    assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
-    rounded = torch.ops.kezuri.rounded.default
-    if source.target is not rounded or len(source.users) > 1 or shape(source)[1] >= STEP:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    if not (in_integers(node) and is_rounded(source)) or len(source.users) > 1:
         return False
-    if weight.target is not torch.ops.kezuri.constant.default:
-        return False
-    return all(one.target is not rounded for one in _before(source))
+    return shape(source)[1] < STEP and not any(is_rounded(one) for one in _before(source))
 
 
 def _before(node: fx.Node) -> Iterator[fx.Node]:

@@ -14,7 +14,7 @@ from kezuri.quantization.graph import ATEN, calls, kind, shape
 from kezuri.quantization.macs import CONVOLUTIONS
 from kezuri.quantization.neighbours import CLIPS, norm_behind
 from kezuri.quantization.network import HOME
-from kezuri.quantization.operators import BYTE
+from kezuri.quantization.operators import BYTE, is_rounded
 from kezuri.quantization.padding import pad_with_zeros_
 
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -107,7 +107,7 @@ def _flatten(graph: fx.Graph, node: fx.Node) -> None:
         return
     with graph.inserting_before(node):
         flat = graph.call_function(ATEN.reshape.default, (source, [-1, shape(source)[-1]]))
-        if _is_rounded(source):  # so that it is rounded right before
+        if is_rounded(source):  # so that it is rounded right before
             flat = graph.call_function(torch.ops.kezuri.rounded.default, (flat, *source.args[1:]))
     node.update_arg(0, flat)
     with graph.inserting_after(node):
@@ -182,7 +182,7 @@ def _spell_out(network: Program, graph: fx.Graph, node: fx.Node) -> None:
     value, inner = source, source.args[0] if source.args else None
     clips = len(source.users) == 1 and _clips(source, scale, zero_point, high)
     with graph.inserting_before(node):
-        if clips and kind(source) == "hardsigmoid" and grid == BYTE and _is_rounded(inner):
+        if clips and kind(source) == "hardsigmoid" and grid == BYTE and is_rounded(inner):
             value = graph.call_function(torch.ops.kezuri.hard_sigmoid.default, (inner, scale))
         else:
             if clips and kind(source) in CLIPS:
@@ -195,10 +195,6 @@ def _spell_out(network: Program, graph: fx.Graph, node: fx.Node) -> None:
     value.meta |= source.meta
     node.replace_all_uses_with(value)
     graph.erase_node(node)
-
-
-def _is_rounded(node: object) -> bool:
-    return isinstance(node, fx.Node) and node.target is torch.ops.kezuri.rounded.default
 
 
 def _clips(node: fx.Node, scale: float, zero_point: int, high: int) -> bool:

@@ -10,7 +10,7 @@ from kezuri.model.channels import operation
 from kezuri.model.in_place import out_of_place_
 
 ATEN = torch.ops.aten
-SIGMOIDS = {"silu": ATEN.sigmoid.default, "hardswish": ATEN.hardsigmoid.default}
+FACTORS = {"silu": ATEN.sigmoid.default, "hardswish": ATEN.hardsigmoid.default}
 """Activations that are what comes in times a function of it."""
 
 
@@ -60,7 +60,7 @@ def normalise_(graph: fx.Graph, *, attention: bool, swish: bool) -> None:
     activations that are a product with a sigmoid become one."""
     out_of_place_(graph)
     for node in calls(graph):
-        if swish and kind(node) in SIGMOIDS:
+        if swish and kind(node) in FACTORS:
             _as_product(graph, node)
         if kind(node) == "mean":
             _as_pool(graph, node)
@@ -70,7 +70,7 @@ def normalise_(graph: fx.Graph, *, attention: bool, swish: bool) -> None:
 
 def _as_product(graph: fx.Graph, node: fx.Node) -> None:
     with graph.inserting_before(node):
-        sigmoid = _call(graph, SIGMOIDS[kind(node)], node.args[:1], name=f"{node.name}_sigmoid")
+        sigmoid = _call(graph, FACTORS[kind(node)], node.args[:1], name=f"{node.name}_sigmoid")
         result = _call(graph, ATEN.mul.Tensor, (node.args[0], sigmoid), name=f"{node.name}_product")
     node.replace_all_uses_with(result)
     graph.erase_node(node)

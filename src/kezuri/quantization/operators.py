@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from kezuri.quantization.affine import Grid, dequantize, fake_quant
@@ -84,6 +84,17 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, pads: list[int]) -> Tensor
 @hard_sigmoid.register_fake
 def _(x: Tensor, scale: float) -> Tensor:  # noqa: ARG001
     return torch.empty_like(x)
+
+
+def is_rounded(node: object) -> bool:
+    """Whether a value of a shipped network is on a grid."""
+    return isinstance(node, fx.Node) and node.target is torch.ops.kezuri.rounded.default
+
+
+def in_integers(layer: fx.Node) -> bool:
+    """Whether a layer of a shipped network has a weight of integers."""
+    weight = layer.args[1]
+    return isinstance(weight, fx.Node) and weight.target is torch.ops.kezuri.constant.default
 
 
 def translations() -> Mapping[Callable[..., object], Callable[..., object]]:

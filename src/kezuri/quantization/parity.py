@@ -17,6 +17,7 @@ from kezuri.model.modes import device_of
 from kezuri.model.program import Program
 from kezuri.quantization.folding import shipped
 from kezuri.quantization.graph import calls, kind
+from kezuri.quantization.operators import is_rounded
 from kezuri.runtime.parity import Parity, check_parity
 from kezuri.runtime.runner import Runner
 from kezuri.train.device import Device
@@ -91,7 +92,7 @@ def first_difference(network: Program, path: Path, images: Tensor) -> str | None
     names = [name for name in expected if name in rounded]
     for name, value in zip(names, _answers(proto, [rounded[name] for name in names], images), strict=True):
         wanted, scale = expected[name]
-        if value.ndim == wanted.dim() > 1:
+        if value.ndim == wanted.dim() and value.ndim in (2, 4):
             value = value[:, : wanted.shape[1]]  # behind them there may be channels of zeros
         if wanted.shape != value.shape:
             return f"first at {name}: {list(value.shape)} numbers, {list(wanted.shape)} in PyTorch"
@@ -141,7 +142,7 @@ class _Watching(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         source = n.args[0] if n.args else None
-        if n.target is not torch.ops.kezuri.rounded.default or not isinstance(source, fx.Node):
+        if not is_rounded(n) or not isinstance(source, fx.Node):
             return result
         if source.target not in MOVING:
             name = self.names.get(source, source.name)

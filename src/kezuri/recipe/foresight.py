@@ -96,7 +96,7 @@ def check_order(recipe: Recipe) -> None:
     Raises:
         UsageError: names the two steps and says which order is right.
     """
-    list(quantized_before(recipe))
+    list(quantized_before(recipe))  # for what it refuses
     quantized = masked = None
     for number, step in enumerate(recipe.steps, start=1):
         name, plan = f"step {number} ({steps.name_of(step)})", _pruning(step)

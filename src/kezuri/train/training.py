@@ -29,7 +29,7 @@ class Training:
             at. Evaluation is always in float32.
     """
 
-    epochs: float = 10
+    epochs: float = 10.0
     lr: float = 0.1
     batch_size: int = 128
     optimizer: Optimizer = field(default_factory=SGD)

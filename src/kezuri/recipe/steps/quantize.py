@@ -63,7 +63,7 @@ class Quantize(Scheme):
     reestimate_norms: bool = False
     images: int = 256
     train: Train = "if_needed"
-    finetune: Finetune = field(default_factory=lambda: Finetune(epochs=2, lr=0.01, lr_ratio=1.0))
+    finetune: Finetune = field(default_factory=lambda: Finetune(epochs=2.0, lr=0.01, lr_ratio=1.0))
     keep: Goal | None = None
     budget: Budget | None = None
 
