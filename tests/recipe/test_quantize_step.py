@@ -616,3 +616,15 @@ def test_quantizing_again_is_in_the_estimate_and_leaves_gone_layers_be(ready, tm
     assert estimate(first, tmp_path).seconds > 1.1 * estimate(second, tmp_path).seconds
     assert [quantize is not None for _, quantize in quantized_before(first.recipe)] == [False, True]
     assert [quantize for _, quantize in quantized_before(second.recipe)] == [None, None]
+
+
+def test_a_run_is_named_as_resume_will_read_it(ready):
+    """Epochs of 1 given from Python come back from the run's folder as 1.0."""
+    prepared = ready("  - {use: quantize}\n")
+    (step,) = prepared.recipe.steps
+
+    def name(epochs):
+        steps = (replace(step, finetune=replace(step.finetune, epochs=epochs)),)
+        return replace(prepared, recipe=replace(prepared.recipe, steps=steps)).run_name
+
+    assert name(1) == name(1.0) != name(2.0)

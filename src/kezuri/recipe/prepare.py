@@ -19,7 +19,7 @@ from kezuri.data.splits import SHARES
 from kezuri.model.load import ModelSpec, check_fits, load_model
 from kezuri.recipe.model_choice import ModelChoice
 from kezuri.recipe.parts import parts_in
-from kezuri.recipe.recipe import Recipe
+from kezuri.recipe.recipe import Recipe, recipe_from_json
 from kezuri.runtime.runner import file_runner
 from kezuri.train import choose_device
 
@@ -53,7 +53,8 @@ class Prepared:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits: equal only for the same complete recipe on the same inputs."""
-        text = json.dumps({"recipe": self.recipe.to_json(), "inputs": dict(self.inputs)}, sort_keys=True)
+        recipe = recipe_from_json(self.recipe.to_json(), self.recipe.name)  # as `resume` reads it: 1 is 1.0
+        text = json.dumps({"recipe": recipe.to_json(), "inputs": dict(self.inputs)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

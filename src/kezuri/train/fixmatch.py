@@ -20,7 +20,7 @@ from kezuri.train.objective import Objective, Start
 WEAK: tuple[Augment, ...] = (Flip(), PadCrop())
 STRONG: tuple[Augment, ...] = (
     *WEAK,
-    RandAugment(operations=2, magnitude=10, varied=True, p=0.5),
+    RandAugment(operations=2, magnitude=10.0, varied=True, p=0.5),
     Cutout(),
 )
 
